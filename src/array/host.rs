@@ -1,0 +1,191 @@
+use std::fmt;
+
+use half::{bf16, f16};
+use ndarray::{ArrayD, ArrayViewD, IxDyn};
+
+use super::{DType, Element, Error, Shape};
+
+/// Bytes in this process's memory, row-major, with a [`Shape`].
+#[derive(Clone, PartialEq)]
+pub struct HostArray {
+    shape: Shape,
+    /// 64-bit words, so that a view as any element type is aligned.
+    words: Vec<u64>,
+}
+
+impl HostArray {
+    pub fn zeros(shape: Shape) -> Self {
+        let words = vec![0; shape.num_bytes().div_ceil(8)];
+        HostArray { shape, words }
+    }
+
+    /// # Errors
+    /// When the number of values is not the product of `dims`.
+    pub fn new<T: Element>(dims: impl Into<Box<[usize]>>, values: &[T]) -> Result<Self, Error> {
+        HostArray::from_bytes(Shape::new(T::DTYPE, dims), bytemuck::cast_slice(values))
+    }
+
+    pub fn scalar<T: Element>(value: T) -> Self {
+        let mut array = HostArray::zeros(Shape::scalar(T::DTYPE));
+        array.bytes_mut().copy_from_slice(bytemuck::bytes_of(&value));
+        array
+    }
+
+    /// Little-endian bytes, copied.
+    ///
+    /// # Errors
+    /// When the number of bytes is not the shape's.
+    pub fn from_bytes(shape: Shape, bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() != shape.num_bytes() {
+            return Err(Error::WrongSize { shape, got: bytes.len() });
+        }
+        let mut array = HostArray::zeros(shape);
+        array.bytes_mut().copy_from_slice(bytes);
+        Ok(array)
+    }
+
+    pub fn from_ndarray<T: Element>(array: &ArrayD<T>) -> Self {
+        let mut out = HostArray::zeros(Shape::new(T::DTYPE, array.shape()));
+        let values: &mut [T] = bytemuck::cast_slice_mut(out.bytes_mut());
+        values.iter_mut().zip(array.iter()).for_each(|(to, from)| *to = *from);
+        out
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.shape.dtype()
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.shape.num_bytes()]
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.shape.num_bytes()]
+    }
+
+    /// The elements in row-major order.
+    ///
+    /// # Errors
+    /// When the dtype is not `T`'s. A `pred` array reads as `u8`.
+    pub fn values<T: Element>(&self) -> Result<&[T], Error> {
+        self.check::<T>()?;
+        Ok(bytemuck::cast_slice(self.bytes()))
+    }
+
+    /// As [`values`](Self::values), writable.
+    pub fn values_mut<T: Element>(&mut self) -> Result<&mut [T], Error> {
+        self.check::<T>()?;
+        Ok(bytemuck::cast_slice_mut(self.bytes_mut()))
+    }
+
+    pub fn view<T: Element>(&self) -> Result<ArrayViewD<'_, T>, Error> {
+        let view = ArrayViewD::from_shape(IxDyn(self.dims()), self.values::<T>()?);
+        Ok(view.expect("the byte length was checked against the shape"))
+    }
+
+    /// The same bytes under other extents.
+    ///
+    /// # Errors
+    /// When the number of elements differs.
+    pub fn reshaped(self, dims: impl Into<Box<[usize]>>) -> Result<Self, Error> {
+        let shape = self.shape.with_dims(dims);
+        if shape.num_elements() != self.shape.num_elements() {
+            return Err(Error::WrongSize { shape, got: self.shape.num_bytes() });
+        }
+        Ok(HostArray { shape, words: self.words })
+    }
+
+    /// Every element as `f64`, for statistics and comparisons.
+    pub fn to_f64(&self) -> Vec<f64> {
+        fn each<T: Element>(bytes: &[u8], f: impl Fn(T) -> f64) -> Vec<f64> {
+            bytemuck::cast_slice::<u8, T>(bytes).iter().map(|&v| f(v)).collect()
+        }
+        let bytes = self.bytes();
+        match self.dtype() {
+            DType::Pred | DType::U8 => each::<u8>(bytes, f64::from),
+            DType::S8 => each::<i8>(bytes, f64::from),
+            DType::S32 => each::<i32>(bytes, f64::from),
+            DType::U32 => each::<u32>(bytes, f64::from),
+            DType::S64 => each::<i64>(bytes, |v| v as f64),
+            DType::U64 => each::<u64>(bytes, |v| v as f64),
+            DType::F16 => each::<f16>(bytes, f64::from),
+            DType::BF16 => each::<bf16>(bytes, f64::from),
+            DType::F32 => each::<f32>(bytes, f64::from),
+            DType::F64 => each::<f64>(bytes, |v| v),
+        }
+    }
+
+    /// Converts the elements, rounding to nearest even where precision is lost; integers saturate, and
+    /// `pred` means "not zero".
+    pub fn cast(&self, dtype: DType) -> HostArray {
+        if dtype == self.dtype() {
+            return self.clone();
+        }
+        let mut out = HostArray::zeros(self.shape.with_dtype(dtype));
+        fn fill<T: Element>(out: &mut [u8], values: &[f64], f: impl Fn(f64) -> T) {
+            bytemuck::cast_slice_mut::<u8, T>(out).iter_mut().zip(values).for_each(|(to, &v)| *to = f(v));
+        }
+        let values = self.to_f64();
+        let bytes = out.bytes_mut();
+        match dtype {
+            DType::Pred => fill::<u8>(bytes, &values, |v| (v != 0.0) as u8),
+            DType::U8 => fill::<u8>(bytes, &values, |v| v as u8),
+            DType::S8 => fill::<i8>(bytes, &values, |v| v as i8),
+            DType::S32 => fill::<i32>(bytes, &values, |v| v as i32),
+            DType::U32 => fill::<u32>(bytes, &values, |v| v as u32),
+            DType::S64 => fill::<i64>(bytes, &values, |v| v as i64),
+            DType::U64 => fill::<u64>(bytes, &values, |v| v as u64),
+            DType::F16 => fill::<f16>(bytes, &values, f16::from_f64),
+            DType::BF16 => fill::<bf16>(bytes, &values, bf16::from_f64),
+            DType::F32 => fill::<f32>(bytes, &values, |v| v as f32),
+            DType::F64 => fill::<f64>(bytes, &values, |v| v),
+        }
+        out
+    }
+
+    fn check<T: Element>(&self) -> Result<(), Error> {
+        let pred_as_bytes = self.dtype() == DType::Pred && T::DTYPE == DType::U8;
+        if self.dtype() == T::DTYPE || pred_as_bytes {
+            return Ok(());
+        }
+        Err(Error::WrongDType { shape: self.shape.clone(), wanted: T::DTYPE })
+    }
+}
+
+impl fmt::Debug for HostArray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostArray({})", self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_round_trip_and_reject_other_dtypes() {
+        let array = HostArray::new([2, 2], &[1.0f32, -2.0, 3.5, 0.0]).unwrap();
+        assert_eq!(array.values::<f32>().unwrap(), [1.0, -2.0, 3.5, 0.0]);
+        assert_eq!(array.view::<f32>().unwrap()[[1, 0]], 3.5);
+        let error = array.values::<i32>().unwrap_err();
+        assert_eq!(error.to_string(), "array of shape f32[2,2] was read as s32");
+        let error = HostArray::new([3], &[1u8]).unwrap_err();
+        assert_eq!(error.to_string(), "shape u8[3] needs 3 bytes, got 1");
+    }
+
+    #[test]
+    fn casts_round_to_nearest_even() {
+        let array = HostArray::new([3], &[1.0f32, 1.0 + 1.0 / 256.0, f32::MAX]).unwrap();
+        let cast = array.cast(DType::BF16);
+        assert_eq!(cast.to_f64(), [1.0, 1.0, f64::INFINITY]);
+        assert_eq!(array.cast(DType::Pred).bytes(), [1, 1, 1]);
+    }
+}

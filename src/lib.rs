@@ -1,0 +1,9 @@
+//! `paligemma` fine-tunes, evaluates, runs and converts PaliGemma 1 and 2 (a SigLIP vision tower and a
+//! Gemma decoder) on CPU, GPU and TPU. A graph builder with shape inference and autodiff writes XLA HLO,
+//! and PJRT plugins compile and run it; there is no Python in the process.
+//!
+//! Imports point one way: `cli → train, eval → model, optim, checkpoint → nn → autodiff → graph`; `hlo`
+//! reads `graph`; `runtime` knows bytes of HLO and buffers, nothing of models; `data`, `pp` and
+//! `tokenizer` know nothing of XLA.
+
+pub mod array;
