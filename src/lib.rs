@@ -7,3 +7,6 @@
 //! `tokenizer` know nothing of XLA.
 
 pub mod array;
+pub mod autodiff;
+pub mod graph;
+pub mod hlo;
