@@ -10,3 +10,4 @@ pub mod array;
 pub mod autodiff;
 pub mod graph;
 pub mod hlo;
+pub mod params;
