@@ -11,3 +11,4 @@ pub mod autodiff;
 pub mod graph;
 pub mod hlo;
 pub mod params;
+pub mod runtime;

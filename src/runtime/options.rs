@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use super::proto;
+
+/// The form a program comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProgramFormat {
+    /// A serialized `HloModuleProto`.
+    Hlo,
+    /// StableHLO: MLIR text or bytecode.
+    Mlir,
+}
+
+impl ProgramFormat {
+    /// The C API's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ProgramFormat::Hlo => "hlo",
+            ProgramFormat::Mlir => "mlir",
+        }
+    }
+}
+
+/// A program to compile.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    pub format: ProgramFormat,
+    pub code: &'a [u8],
+}
+
+impl<'a> Program<'a> {
+    /// A serialized `HloModuleProto`.
+    pub fn hlo(code: &'a [u8]) -> Self {
+        Program { format: ProgramFormat::Hlo, code }
+    }
+
+    /// A StableHLO module as MLIR text or bytecode.
+    pub fn mlir(code: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Program { format: ProgramFormat::Mlir, code: code.as_ref() }
+    }
+}
+
+/// The value of an XLA flag, in the type that XLA declares for it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FlagValue {
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(String),
+}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident),*) => {
+        $(impl From<$type> for FlagValue {
+            fn from(value: $type) -> Self {
+                FlagValue::$variant(value.into())
+            }
+        })*
+    };
+}
+
+from!(bool => Bool, i64 => Int, f64 => Float, &str => Str, String => Str);
+
+/// How to compile a program. The default is one device and no flags.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompileOptions {
+    /// Copies of the program that run on different data (1 or more).
+    pub num_replicas: usize,
+    /// Devices that one copy is divided over (1 or more).
+    pub num_partitions: usize,
+    /// Divide the program by the shardings written in it.
+    pub use_spmd_partitioning: bool,
+    /// Divide it with Shardy in place of GSPMD.
+    pub use_shardy_partitioner: bool,
+    /// Whether the compiler may choose the sharding of results that have none written: one value for all, or
+    /// one for each result. Otherwise those are replicated.
+    pub allow_propagation_to_output: Vec<bool>,
+    /// As above, for parameters.
+    pub allow_propagation_to_parameters: Vec<bool>,
+    /// Device ids, partition after partition within replica after replica: `num_replicas * num_partitions`
+    /// of them, or none to leave the choice to the plugin.
+    pub device_ids: Vec<i64>,
+    /// XLA flags of this one compilation by their names in `xla.proto`'s `DebugOptions`
+    /// (`xla_gpu_autotune_level`), never the process's `XLA_FLAGS`.
+    pub flags: BTreeMap<String, FlagValue>,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        CompileOptions {
+            num_replicas: 1,
+            num_partitions: 1,
+            use_spmd_partitioning: false,
+            use_shardy_partitioner: false,
+            allow_propagation_to_output: Vec::new(),
+            allow_propagation_to_parameters: Vec::new(),
+            device_ids: Vec::new(),
+            flags: BTreeMap::new(),
+        }
+    }
+}
+
+impl CompileOptions {
+    /// One program divided over `count` devices by the shardings written in it.
+    pub fn spmd(count: usize) -> Self {
+        CompileOptions { num_partitions: count, use_spmd_partitioning: true, ..Default::default() }
+    }
+
+    /// The same with an XLA flag set.
+    pub fn with_flag(mut self, name: impl Into<String>, value: impl Into<FlagValue>) -> Self {
+        self.flags.insert(name.into(), value.into());
+        self
+    }
+
+    /// A serialized `xla::CompileOptionsProto`; equal options give equal bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let device_assignment = (!self.device_ids.is_empty()).then(|| proto::DeviceAssignmentProto {
+            replica_count: self.num_replicas as i32,
+            computation_count: self.num_partitions as i32,
+            computation_devices: (0..self.num_partitions)
+                .map(|partition| proto::ComputationDevice {
+                    replica_device_ids: self
+                        .device_ids
+                        .iter()
+                        .skip(partition)
+                        .step_by(self.num_partitions)
+                        .copied()
+                        .collect(),
+                })
+                .collect(),
+        });
+        proto::CompileOptionsProto {
+            executable_build_options: Some(proto::ExecutableBuildOptionsProto {
+                // "Not set", in XLA's convention.
+                device_ordinal: -1,
+                num_replicas: self.num_replicas as i64,
+                num_partitions: self.num_partitions as i64,
+                use_spmd_partitioning: self.use_spmd_partitioning,
+                device_assignment,
+                allow_spmd_sharding_propagation_to_output: self.allow_propagation_to_output.clone(),
+                allow_spmd_sharding_propagation_to_parameters: self.allow_propagation_to_parameters.clone(),
+                use_shardy_partitioner: self.use_shardy_partitioner,
+            }),
+            env_option_overrides: self
+                .flags
+                .iter()
+                .map(|(name, value)| {
+                    let value = match value.clone() {
+                        FlagValue::Bool(value) => proto::OptionOverride::Bool(value),
+                        FlagValue::Int(value) => proto::OptionOverride::Int(value),
+                        FlagValue::Float(value) => proto::OptionOverride::Double(value),
+                        FlagValue::Str(value) => proto::OptionOverride::String(value),
+                    };
+                    (name.clone(), proto::OptionOverrideProto { value: Some(value) })
+                })
+                .collect(),
+        }
+        .encode_to_vec()
+    }
+}

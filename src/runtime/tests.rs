@@ -1,0 +1,131 @@
+use pretty_assertions::assert_eq;
+
+use super::testing::{cpu_client, four_cpu_devices};
+use super::{Arg, Buffer, Client, CompileOptions, Error, Executable, Program};
+use crate::array::{DType, HostArray, Shape};
+
+const ADD: &str = "module @add {
+    func.func @main(%x: tensor<2x3xf32>, %y: tensor<2x3xf32>) -> tensor<2x3xf32> {
+        %sum = stablehlo.add %x, %y : tensor<2x3xf32>
+        return %sum : tensor<2x3xf32>
+    }
+}";
+
+/// The result lives in the first argument where that is donated.
+const STEP: &str = "module @step {
+    func.func @main(%x: tensor<1024xf32> {tf.aliasing_output = 0 : i32}, %y: tensor<1024xf32>) -> tensor<1024xf32> {
+        %sum = stablehlo.add %x, %y : tensor<1024xf32>
+        return %sum : tensor<1024xf32>
+    }
+}";
+
+fn compile(client: &Client, text: &str) -> Executable {
+    client.compile(Program::mlir(text), &CompileOptions::default()).unwrap()
+}
+
+fn upload(client: &Client, array: &HostArray) -> Buffer {
+    client.upload(array, &client.devices()[0]).unwrap()
+}
+
+#[test]
+fn adds_on_the_device() {
+    let client = cpu_client();
+    let add = compile(&client, ADD);
+    let x = upload(&client, &HostArray::new([2, 3], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap());
+    let y = upload(&client, &HostArray::new([2, 3], &[0.5f32; 6]).unwrap());
+    let results = add.execute(vec![Arg::Keep(&x), Arg::Keep(&y)]).unwrap();
+    assert_eq!(results.len(), 1);
+    assert_eq!(results[0].shape(), &Shape::new(DType::F32, [2, 3]));
+    let sum = results[0].download().unwrap();
+    assert_eq!(sum.values::<f32>().unwrap(), [1.5, 2.5, 3.5, 4.5, 5.5, 6.5]);
+    results[0].wait().unwrap();
+    assert!(results[0].is_ready().unwrap());
+    // Kept arguments are still there.
+    assert_eq!(x.download().unwrap().values::<f32>().unwrap()[5], 6.0);
+}
+
+#[test]
+fn every_dtype_survives_the_round_trip() {
+    let client = cpu_client();
+    for dtype in DType::ALL {
+        let mut array = HostArray::zeros(Shape::new(dtype, [3, 5]));
+        array.bytes_mut().iter_mut().enumerate().for_each(|(i, byte)| *byte = (i % 2) as u8);
+        let buffer = client.upload_owned(array.clone(), &client.devices()[0]).unwrap();
+        assert!(buffer.download().unwrap() == array, "{dtype}");
+    }
+    let scalar = upload(&client, &HostArray::scalar(7i32));
+    assert_eq!(scalar.download().unwrap().values::<i32>().unwrap(), [7]);
+    let empty = upload(&client, &HostArray::zeros(Shape::new(DType::F32, [0, 4])));
+    assert_eq!(empty.download().unwrap().dims(), [0, 4]);
+}
+
+#[test]
+fn donated_buffers_are_gone_and_kept_ones_are_not() {
+    let client = cpu_client();
+    let step = compile(&client, STEP);
+    let one = upload(&client, &HostArray::new([1024], &[1.0f32; 1024]).unwrap());
+    let x = upload(&client, &HostArray::new([1024], &[2.0f32; 1024]).unwrap());
+    let args = [vec![Arg::Donate(x), Arg::Keep(&one)]];
+    let first = step.start(&args).unwrap().remove(0).remove(0);
+    assert!(args[0][0].buffer().is_deleted().unwrap(), "the donated buffer lives in the result");
+    assert!(!one.is_deleted().unwrap());
+
+    // The program would alias its first parameter, but a kept buffer is not for it to take.
+    let second = step.execute(vec![Arg::Keep(&first), Arg::Keep(&one)]).unwrap();
+    assert!(!first.is_deleted().unwrap());
+    assert_eq!(first.download().unwrap().values::<f32>().unwrap()[1023], 3.0);
+    assert_eq!(second[0].download().unwrap().values::<f32>().unwrap()[0], 4.0);
+}
+
+#[test]
+fn runs_on_four_devices() {
+    let client = four_cpu_devices();
+    assert_eq!(client.devices().len(), 4);
+    let text = "module @sharded {
+        func.func @main(%x: tensor<8xf32> {mhlo.sharding = \"{devices=[4]<=[4]}\"})
+                -> (tensor<f32> {mhlo.sharding = \"{replicated}\"}) {
+            %zero = stablehlo.constant dense<0.0> : tensor<f32>
+            %sum = stablehlo.reduce(%x init: %zero) applies stablehlo.add across dimensions = [0]
+                : (tensor<8xf32>, tensor<f32>) -> tensor<f32>
+            return %sum : tensor<f32>
+        }
+    }";
+    let sum = client.compile(Program::mlir(text), &CompileOptions::spmd(4)).unwrap();
+    assert_eq!(sum.devices().len(), 4);
+    assert_eq!(sum.compiled().num_partitions().unwrap(), 4);
+    let shard = |i: usize| HostArray::new([2], &[i as f32, 10.0 * i as f32]).unwrap();
+    let shards: Vec<_> = sum
+        .devices()
+        .iter()
+        .enumerate()
+        .map(|(i, device)| client.upload(&shard(i), device).unwrap())
+        .collect();
+    let args = shards.iter().map(|shard| vec![Arg::Keep(shard)]).collect();
+    for results in sum.execute_sharded(args).unwrap() {
+        assert_eq!(results[0].download().unwrap().values::<f32>().unwrap(), [66.0]);
+    }
+    let error = sum.execute(vec![Arg::Keep(&shards[0])]).unwrap_err();
+    assert!(matches!(error, Error::WrongDeviceCount { expected: 4, got: 1 }), "{error}");
+    let copied = shards[1].copy_to(&client.devices()[3]).unwrap();
+    assert_eq!(copied.download().unwrap().values::<f32>().unwrap(), [1.0, 10.0]);
+}
+
+#[test]
+fn errors_keep_code_call_and_message() {
+    let client = cpu_client();
+    let error = client.compile(Program::hlo(b"\xff\xff\xff"), &CompileOptions::default()).unwrap_err();
+    let Error::InvalidArgument(status) = &error else { panic!("{error}") };
+    assert_eq!(status.call, "PJRT_Client_Compile");
+    assert!(error.to_string().contains("failed to deserialize HloModuleProto"), "{error}");
+
+    let error = client.compile(Program::mlir("not a program"), &CompileOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("custom op 'not' is unknown"), "{error}");
+
+    let add = compile(&client, ADD);
+    let x = upload(&client, &HostArray::new([2], &[1.0f32; 2]).unwrap());
+    let error = add.execute(vec![Arg::Keep(&x)]).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+    assert!(error.to_string().contains("supplied 1 buffers but compiled program expected 2"), "{error}");
+    let error = add.execute(vec![Arg::Keep(&x), Arg::Keep(&x)]).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+}
