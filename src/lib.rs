@@ -10,5 +10,7 @@ pub mod array;
 pub mod autodiff;
 pub mod graph;
 pub mod hlo;
+pub mod model;
+pub mod nn;
 pub mod params;
 pub mod runtime;
