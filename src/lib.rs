@@ -8,9 +8,11 @@
 
 pub mod array;
 pub mod autodiff;
+pub mod detection;
 pub mod graph;
 pub mod hlo;
 pub mod model;
 pub mod nn;
 pub mod params;
+pub mod report;
 pub mod runtime;
