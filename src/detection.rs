@@ -199,7 +199,7 @@ pub fn format_detections(objects: &[Detection]) -> String {
 /// Location tokens in a row, with the label after them. Several boxes may share a run; the label is the last
 /// one's.
 fn take_run(found: &mut Detections, run: &[Option<u16>], label: &str) {
-    if run.len() % 4 != 0 {
+    if !run.len().is_multiple_of(4) {
         found.invalid += 1;
         return;
     }

@@ -152,7 +152,7 @@ mod tests {
 
     fn check(data: &[u8], stored: &[u8]) {
         let crc = slow_crc(data);
-        let masked = ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8);
+        let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
         assert_eq!(stored, masked.to_le_bytes());
     }
 

@@ -5,8 +5,11 @@
 //! trainer, and computes no metric itself: names and values are the caller's, in big_vision's words
 //! (`training_loss`, `val/pplx/avg`).
 
+pub mod draw;
 pub mod events;
 pub mod metrics;
+pub mod palette;
+mod text;
 
 use std::io;
 use std::path::{Path, PathBuf};
