@@ -5,11 +5,14 @@
 //! trainer, and computes no metric itself: names and values are the caller's, in big_vision's words
 //! (`training_loss`, `val/pplx/avg`).
 
+pub mod console;
 pub mod draw;
 pub mod events;
+pub mod logging;
 pub mod metrics;
 pub mod palette;
 mod text;
+mod units;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +31,10 @@ pub enum Error {
     ReservedKey,
     #[error("metrics of step {step} were written after those of step {last}")]
     StepWentBack { step: u64, last: u64 },
+    #[error("{}={filter:?} is not a log filter: {reason}", logging::FILTER_VARIABLE)]
+    LogFilter { filter: String, reason: String },
+    #[error("a logger has been installed before this program's own")]
+    SecondLogger,
 }
 
 impl Error {
