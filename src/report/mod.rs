@@ -5,16 +5,19 @@
 //! trainer, and computes no metric itself: names and values are the caller's, in big_vision's words
 //! (`training_loss`, `val/pplx/avg`).
 
+mod card;
+pub mod chart;
 pub mod console;
 pub mod draw;
 pub mod events;
 pub mod logging;
 pub mod metrics;
+pub mod page;
 pub mod palette;
 mod text;
 mod units;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Why a report could not be written, or read back.
@@ -33,6 +36,8 @@ pub enum Error {
     StepWentBack { step: u64, last: u64 },
     #[error("{}={filter:?} is not a log filter: {reason}", logging::FILTER_VARIABLE)]
     LogFilter { filter: String, reason: String },
+    #[error("could not encode a picture of {width}x{height} pixels for the report")]
+    Picture { width: u32, height: u32, source: image::ImageError },
     #[error("a logger has been installed before this program's own")]
     SecondLogger,
 }
@@ -41,4 +46,22 @@ impl Error {
     fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
         move |source| Error::Io { action, path: path.to_owned(), source }
     }
+}
+
+/// Writes a file aside and renames it: readers see the old content or the new, never a part.
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".report-");
+        // Temporary files are the owner's alone; this one becomes an ordinary file, as the umask has it.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(Error::io("write", path))
 }

@@ -1,0 +1,214 @@
+//! `report.html`: a run on one page that needs no other file, no script and no network.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{self, FilterType};
+use image::{ImageFormat, RgbImage};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::card::Cards;
+use super::chart::{self, Series};
+use super::{Error, write_atomically};
+use crate::detection::LocOptions;
+
+/// What the page shows. Empty parts are left out.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub title: String,
+    /// Facts about the run in a few words each: config, model, parameters, device, duration.
+    pub summary: Vec<(String, String)>,
+    pub tables: Vec<Table>,
+    pub series: Vec<Series>,
+    /// Examples before and after training.
+    pub gallery: Vec<Card>,
+    /// The examples that the model finds hardest, worst first.
+    pub worst: Vec<Card>,
+    /// The config as it was resolved.
+    pub config_yaml: String,
+    /// How location tokens in answers are to be read.
+    pub loc: LocOptions,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    pub title: String,
+    pub header: Vec<String>,
+    /// The first cell of each row names it; cells that look like numbers are aligned right.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// One example with what the model said about it.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// Which example it is (`val/17`), also the picture's alternative text.
+    pub name: String,
+    pub picture: Picture,
+    pub prompt: String,
+    pub reference: Option<String>,
+    pub before: Option<Answer>,
+    pub after: Option<Answer>,
+    pub loss: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    pub text: String,
+    /// None where the task has no such notion, as for captions.
+    pub correct: Option<bool>,
+}
+
+/// An encoded picture, ready to be put into the page.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    pub(super) data_uri: String,
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+impl Picture {
+    /// Longer sides are scaled down to this: a page with dozens of pictures stays small enough to mail.
+    pub const MAX_SIDE: u32 = 640;
+
+    /// Encodes a picture: small ones without loss, others as JPEG of at most [`MAX_SIDE`](Self::MAX_SIDE).
+    ///
+    /// # Errors
+    /// When the picture is empty.
+    pub fn from_rgb(image: &RgbImage) -> Result<Picture, Error> {
+        let longer = image.width().max(image.height());
+        let scaled = (longer > Self::MAX_SIDE).then(|| {
+            let scale =
+                |side: u32| (u64::from(side) * u64::from(Self::MAX_SIDE) / u64::from(longer)).max(1) as u32;
+            imageops::resize(image, scale(image.width()), scale(image.height()), FilterType::Triangle)
+        });
+        let image = scaled.as_ref().unwrap_or(image);
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let (result, mime) = if longer <= 128 {
+            (image.write_to(&mut bytes, ImageFormat::Png), "image/png")
+        } else {
+            (image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 88)), "image/jpeg")
+        };
+        result.map_err(|source| Error::Picture { width: image.width(), height: image.height(), source })?;
+        let data_uri = format!("data:{mime};base64,{}", BASE64.encode(bytes.into_inner()));
+        Ok(Picture { data_uri, width: image.width(), height: image.height() })
+    }
+}
+
+/// Writes the page; readers see the old file or the new one, never a part.
+pub fn write(path: &Path, report: &Report) -> Result<(), Error> {
+    write_atomically(path, render(report).as_bytes())
+}
+
+/// The page as HTML. All text of the report is escaped.
+pub fn render(report: &Report) -> String {
+    let mut cards = Cards::new(report.loc);
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                // The page holds all it needs; nothing in an answer can make a browser fetch or run more.
+                meta http-equiv="Content-Security-Policy"
+                    content="default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+                title { (report.title) }
+                style { (PreEscaped(include_str!("page.css"))) }
+            }
+            body {
+                header {
+                    h1 { (report.title) }
+                    (summary(&report.summary))
+                }
+                main {
+                    (section("Results", !report.tables.is_empty(), html! {
+                        div.tables { @for table in &report.tables { (render_table(table)) } }
+                    }))
+                    (curves(&report.series))
+                    (section("Before and after training", !report.gallery.is_empty(), html! {
+                        (score(&report.gallery))
+                        div.cards { @for card in &report.gallery { (cards.render(card)) } }
+                    }))
+                    (section("Hardest examples", !report.worst.is_empty(), html! {
+                        div.cards { @for card in &report.worst { (cards.render(card)) } }
+                    }))
+                    (section("Configuration", !report.config_yaml.is_empty(), html! {
+                        details {
+                            summary { "The config, resolved" }
+                            pre { code { (report.config_yaml) } }
+                        }
+                    }))
+                }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn section(title: &str, wanted: bool, content: Markup) -> Markup {
+    html! { @if wanted { section { h2 { (title) } (content) } } }
+}
+
+fn summary(facts: &[(String, String)]) -> Markup {
+    html! {
+        @if !facts.is_empty() {
+            dl.facts { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } }
+        }
+    }
+}
+
+fn curves(series: &[Series]) -> Markup {
+    let charts = chart::group(series);
+    section(
+        "Curves",
+        !charts.is_empty(),
+        html! {
+            div.charts { @for (title, series) in &charts { (chart::chart(title, series)) } }
+        },
+    )
+}
+
+fn render_table(table: &Table) -> Markup {
+    let is_number = |cell: &str| cell.trim_end_matches('%').trim().parse::<f64>().is_ok();
+    html! {
+        div.table {
+            table {
+                @if !table.title.is_empty() { caption { (table.title) } }
+                @if !table.header.is_empty() {
+                    thead { tr { @for cell in &table.header { th scope="col" { (cell) } } } }
+                }
+                tbody {
+                    @for row in &table.rows {
+                        tr {
+                            @for (i, cell) in row.iter().enumerate() {
+                                @if i == 0 { th scope="row" { (cell) } }
+                                @else if is_number(cell) { td.number { (cell) } }
+                                @else { td { (cell) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `3 of 8 correct before training, 7 of 8 after.`
+fn score(gallery: &[Card]) -> Markup {
+    let count = |answer: fn(&Card) -> &Option<Answer>| {
+        let marks: Vec<bool> =
+            gallery.iter().filter_map(|card| answer(card).as_ref().and_then(|a| a.correct)).collect();
+        (!marks.is_empty()).then(|| (marks.iter().filter(|&&mark| mark).count(), marks.len()))
+    };
+    let text = match (count(|card| &card.before), count(|card| &card.after)) {
+        (Some((b, all_b)), Some((a, all_a))) => {
+            format!("{b} of {all_b} correct before training, {a} of {all_a} after.")
+        }
+        (Some((b, all)), None) => format!("{b} of {all} correct before training."),
+        (None, Some((a, all))) => format!("{a} of {all} correct after training."),
+        (None, None) => return html! {},
+    };
+    html! { p.score { (text) } }
+}
