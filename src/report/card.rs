@@ -139,8 +139,9 @@ fn answer_text<'a>(title: &'static str, answer: &'a Answer) -> (&'static str, &'
 
 /// The label above its box, or inside where there is no room.
 fn tag([y1, x1, ..]: [f32; 4], label: &str, colour: Rgb, width: f32, height: f32) -> Markup {
-    let size = width.max(height) * 0.055;
-    let length = text::width_of(label, size);
+    let size = width.max(height) * 0.048;
+    // System fonts run a little wider than the one that measures.
+    let length = text::width_of(label, size) * 1.08;
     let (box_width, box_height) = (length + size * 0.6, size * 1.25);
     let x = x1.min(width - box_width).max(0.0);
     let y = if y1 >= box_height { y1 - box_height } else { y1 };
@@ -197,4 +198,35 @@ fn hex([r, g, b]: Rgb) -> String {
 fn px(value: f32) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    #[test]
+    fn tokens_are_set_back_and_nothing_is_lost() {
+        let text = words("it is <loc0001><seg002> a < b <loc00").into_string();
+        assert_eq!(
+            text,
+            "it is <span class=\"token\">&lt;loc0001&gt;</span><wbr><span class=\"token\">&lt;seg002&gt;</span><wbr> \
+             a &lt; b &lt;loc00"
+        );
+        assert_eq!(words(" \n").into_string(), "<span class=\"faint\">(empty)</span>");
+    }
+
+    #[test]
+    fn tags_stay_inside_the_picture() {
+        for corners in [[0.0, 0.0, 5.0, 5.0], [90.0, 95.0, 100.0, 100.0], [-40.0, -40.0, 10.0, 10.0]] {
+            let svg = tag(corners, "cat", [1, 2, 3], 100.0, 100.0).into_string();
+            let attribute = |name: &str| -> f32 {
+                let (_, rest) = svg.split_once(&format!(" {name}=\"")).unwrap();
+                rest.split_once('"').unwrap().0.parse().unwrap()
+            };
+            assert!(attribute("x") >= 0.0 && attribute("x") + attribute("width") <= 100.01, "{svg}");
+            assert!(attribute("y") >= 0.0 && attribute("y") + attribute("height") <= 100.01, "{svg}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ pub struct Series {
     pub name: String,
     /// (step, value), in order of steps. Values that are not finite are marked at the upper edge.
     pub points: Vec<(u64, f64)>,
-    /// Draws an exponential moving average, with the values themselves faint behind it.
+    /// Draws an exponentially weighted average, with the values themselves faint behind it.
     pub smooth: bool,
     pub scale: Scale,
 }
@@ -148,7 +148,7 @@ impl Axes {
     fn y(&self, value: f64) -> Option<f64> {
         let value = if self.log { value.log10() } else { value };
         let part = (value - self.values.0) / (self.values.1 - self.values.0);
-        value.is_finite().then(|| HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM))
+        value.is_finite().then_some(HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM))
     }
 }
 
@@ -165,6 +165,7 @@ fn grid(axes: &Axes) -> Markup {
                     text x=(px(LEFT - 7.0)) y=(px(y + 4.0)) text-anchor="end" { (number(tick)) }
                 }
             }
+            text x="0" y=(px(HEIGHT - BOTTOM + 19.0)) { "step" }
             @for tick in step_ticks {
                 text x=(px(axes.x(tick as u64))) y=(px(HEIGHT - BOTTOM + 19.0)) text-anchor="middle" {
                     (number(tick))
@@ -279,19 +280,29 @@ fn thinned(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     extremes.collect()
 }
 
-/// Exponential moving average, corrected for its start at nothing; the longer the curve, the smoother.
+/// An average with weights that fall off exponentially to both sides, so that it does not lag behind as a
+/// running average does. The longer the curve, the smoother.
 fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 30.0).clamp(4.0, 100.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let average = |&(step, value): &(u64, f64)| {
-        if !value.is_finite() {
-            return (step, f64::NAN);
-        }
-        sum = sum * keep + value;
-        weight = weight * keep + 1.0;
-        (step, sum / weight)
+    let keep = 1.0 - 1.0 / (points.len() as f64 / 60.0).clamp(3.0, 100.0);
+    // Sums of weighted values and of weights of the points up to each one, from its side.
+    let sums = |values: &mut dyn Iterator<Item = f64>| -> Vec<(f64, f64)> {
+        let mut sum = (0.0, 0.0);
+        let next = |value: f64| {
+            let (value, weight) = if value.is_finite() { (value, 1.0) } else { (0.0, 0.0) };
+            sum = (sum.0 * keep + value, sum.1 * keep + weight);
+            sum
+        };
+        values.map(next).collect()
     };
-    points.iter().map(average).collect()
+    let before = sums(&mut points.iter().map(|p| p.1));
+    let after = sums(&mut points.iter().rev().map(|p| p.1));
+    let average = |i: usize| {
+        let (step, value) = points[i];
+        let (before, after) = (before[i], after[points.len() - 1 - i]);
+        // Both sides hold the point itself. One that is not finite makes a gap of itself alone.
+        (step, (before.0 + after.0 - value) / (before.1 + after.1 - 1.0))
+    };
+    (0..points.len()).map(average).collect()
 }
 
 /// Round values from at or below `low` to at or above `high`, about `count` of them.
@@ -434,12 +445,17 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_keeps_a_constant_and_starts_at_the_first_value() {
+    fn smoothing_averages_without_a_lag() {
         assert!(smoothed(&[(1, 2.0); 50]).iter().all(|p| (p.1 - 2.0).abs() < 1e-12));
         let points: Vec<(u64, f64)> = (0..100).map(|i| (i, f64::from(i % 2 == 0))).collect();
         let smooth = smoothed(&points);
-        assert_eq!(smooth[0].1, 1.0);
-        assert!((smooth[99].1 - 0.5).abs() < 0.2);
+        assert!(smooth.iter().all(|p| (p.1 - 0.5).abs() < 0.3));
+        let ramp: Vec<(u64, f64)> = (0..101).map(|i| (i, i as f64)).collect();
+        assert!((smoothed(&ramp)[50].1 - 50.0).abs() < 1e-6, "the middle of a ramp stays where it is");
+        let mut gap = ramp.clone();
+        gap[50].1 = f64::NAN;
+        let gap = smoothed(&gap);
+        assert!(gap[50].1.is_nan() && (gap[51].1 - 51.0).abs() < 1.0);
     }
 
     #[test]

@@ -212,3 +212,178 @@ fn score(gallery: &[Card]) -> Markup {
     };
     html! { p.score { (text) } }
 }
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+    use pretty_assertions::assert_eq;
+
+    use super::super::chart::Scale;
+    use super::*;
+
+    fn picture(width: u32, height: u32) -> Picture {
+        Picture::from_rgb(&RgbImage::from_pixel(width, height, Rgb([10, 200, 30]))).unwrap()
+    }
+
+    fn answer(text: &str, correct: Option<bool>) -> Option<Answer> {
+        Some(Answer { text: text.into(), correct })
+    }
+
+    fn card(reference: &str, before: &str, after: &str) -> Card {
+        Card {
+            name: "val/7".into(),
+            picture: picture(8, 6),
+            prompt: "detect cat\n".into(),
+            reference: Some(reference.into()),
+            before: answer(before, Some(false)),
+            after: answer(after, Some(true)),
+            loss: Some(0.25),
+        }
+    }
+
+    fn boxed_card() -> Card {
+        card(
+            "<loc0256><loc0000><loc1023><loc0512> cat",
+            "a cat",
+            "<loc0256><loc0000><loc1023><loc0512> cat ; <loc0000><loc0000><loc0100><loc0100> dog",
+        )
+    }
+
+    /// The page without its style sheet and with pictures left out: what a change of layout should show.
+    fn skeleton(report: &Report) -> String {
+        let page = render(report);
+        let (head, rest) = page.split_once("<style>").unwrap();
+        let (_, rest) = rest.split_once("</style>").unwrap();
+        let page = format!("{head}<style>…</style>{rest}");
+        let data = regex::Regex::new("base64,[A-Za-z0-9+/=]+").unwrap();
+        data.replace_all(&page, "base64,…").replace("><", ">\n<")
+    }
+
+    #[test]
+    fn a_small_report() {
+        let series = |name: &str, points: &[(u64, f64)]| Series {
+            chart: "Loss".into(),
+            name: name.into(),
+            points: points.to_vec(),
+            smooth: false,
+            scale: Scale::Auto,
+        };
+        let report = Report {
+            title: "A small run".into(),
+            summary: vec![("Model".into(), "tiny".into())],
+            tables: vec![Table {
+                title: "Final".into(),
+                header: vec!["metric".into(), "value".into()],
+                rows: vec![vec!["acc".into(), "50%".into()], vec!["note".into(), "fine".into()]],
+            }],
+            series: vec![series("train", &[(1, 2.0), (2, 1.0)]), series("val", &[(2, 1.5)])],
+            gallery: vec![card("two", "one", "two"), boxed_card()],
+            config_yaml: "seed: 0\n".into(),
+            ..Report::default()
+        };
+        insta::assert_snapshot!(skeleton(&report));
+    }
+
+    #[test]
+    fn all_text_is_escaped() {
+        let evil = "</style><script>alert('x')</script>\"&";
+        let report = Report {
+            title: evil.into(),
+            summary: vec![(evil.into(), evil.into())],
+            tables: vec![Table {
+                title: evil.into(),
+                header: vec![evil.into()],
+                rows: vec![vec![evil.into(); 2]],
+            }],
+            series: vec![Series {
+                chart: evil.into(),
+                name: evil.into(),
+                points: vec![(1, 1.0)],
+                smooth: true,
+                scale: Scale::Auto,
+            }],
+            gallery: vec![
+                Card { name: evil.into(), prompt: evil.into(), ..card(evil, evil, evil) },
+                card(&format!("<loc0000><loc0000><loc0100><loc0100> {evil}"), "<loc", "<seg000"),
+            ],
+            worst: vec![card(evil, evil, evil)],
+            config_yaml: evil.into(),
+            loc: LocOptions::default(),
+        };
+        let page = render(&report);
+        assert!(!page.contains("<script"));
+        assert_eq!(page.matches("</style>").count(), 1);
+        assert!(page.contains("&lt;script&gt;alert('x')&lt;/script&gt;&quot;&amp;"));
+    }
+
+    #[test]
+    fn the_page_asks_for_nothing_from_outside() {
+        let report = Report { gallery: vec![boxed_card()], ..Report::default() };
+        let page = render(&report);
+        let page = regex::Regex::new("data:[^\"]+").unwrap().replace_all(&page, "").into_owned();
+        for outside in ["http:", "https:", "//", "url(", "@import", "<script", "<link"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_picture_is_in_the_page_once_however_many_boxes_are_drawn() {
+        let report = Report { gallery: vec![boxed_card(), boxed_card()], ..Report::default() };
+        let page = render(&report);
+        assert_eq!(page.matches("data:image/png").count(), 2);
+        assert_eq!(page.matches("<use href=\"#picture0\"").count(), 2);
+        assert_eq!(page.matches("<use href=\"#picture1\"").count(), 2);
+        assert_eq!(page.matches("class=\"box\"").count(), 6);
+        assert!(page.contains("Before training: picture of example val/7 without boxes"));
+        assert!(page.contains("After training: picture of example val/7 with boxes: cat, dog"));
+    }
+
+    #[test]
+    fn empty_parts_are_left_out() {
+        let page = render(&Report { title: "Empty".into(), ..Report::default() });
+        assert!(!page.contains("<h2>") && !page.contains("<dl"), "{page}");
+    }
+
+    #[test]
+    fn the_score_counts_what_is_marked() {
+        let none = Card { before: answer("x", None), after: None, ..boxed_card() };
+        assert_eq!(score(&[]).into_string(), "");
+        assert_eq!(score(std::slice::from_ref(&none)).into_string(), "");
+        let text = score(&[boxed_card(), none, boxed_card()]).into_string();
+        assert_eq!(text, "<p class=\"score\">0 of 2 correct before training, 2 of 2 after.</p>");
+    }
+
+    #[test]
+    fn pictures_are_scaled_and_encoded_by_their_size() {
+        let small = picture(128, 3);
+        assert!(small.data_uri.starts_with("data:image/png;base64,"));
+        let large = picture(3000, 1500);
+        assert!(large.data_uri.starts_with("data:image/jpeg;base64,"));
+        assert_eq!((large.width, large.height), (640, 320));
+        let line = picture(5000, 1);
+        assert_eq!((line.width, line.height), (640, 1));
+        let error = Picture::from_rgb(&RgbImage::new(0, 0)).unwrap_err();
+        assert_eq!(error.to_string(), "could not encode a picture of 0x0 pixels for the report");
+    }
+
+    #[test]
+    fn the_page_replaces_an_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.html");
+        std::fs::write(&path, "old").unwrap();
+        let report = Report { title: "New".into(), ..Report::default() };
+        write(&path, &report).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), render(&report));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let plain = dir.path().join("plain");
+            std::fs::write(&plain, "").unwrap();
+            let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&path), mode(&plain), "readable by whom other files are");
+        }
+        let error = write(&dir.path().join("missing/report.html"), &report).unwrap_err().to_string();
+        assert!(error.starts_with("could not write ") && error.ends_with("missing/report.html"), "{error}");
+    }
+}

@@ -22,12 +22,16 @@ pub fn number(value: f64) -> String {
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let whole = seconds.round() as u64;
-    match whole {
-        0 => format!("{:.0} ms", seconds * 1000.0),
-        1..60 if seconds < 59.95 => format!("{seconds:.1} s"),
-        ..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
-        ..86400 => format!("{}h {:02}m", whole / 3600, whole / 60 % 60),
-        _ => format!("{}d {:02}h", whole / 86400, whole / 3600 % 24),
+    if seconds < 0.9995 {
+        format!("{:.0} ms", seconds * 1000.0)
+    } else if seconds < 59.95 {
+        format!("{seconds:.1} s")
+    } else if whole < 3600 {
+        format!("{}m {:02}s", whole / 60, whole % 60)
+    } else if whole < 86400 {
+        format!("{}h {:02}m", whole / 3600, whole / 60 % 60)
+    } else {
+        format!("{}d {:02}h", whole / 86400, whole / 3600 % 24)
     }
 }
 
@@ -65,6 +69,8 @@ mod tests {
         for (seconds, text) in [
             (0.0, "0 ms"),
             (0.25, "250 ms"),
+            (0.7, "700 ms"),
+            (0.9999, "1.0 s"),
             (12.34, "12.3 s"),
             (59.97, "1m 00s"),
             (125.0, "2m 05s"),
