@@ -9,6 +9,7 @@
 pub mod array;
 pub mod autodiff;
 pub mod detection;
+pub mod exec;
 pub mod graph;
 pub mod hlo;
 pub mod model;
