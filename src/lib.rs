@@ -14,6 +14,7 @@ pub mod graph;
 pub mod hlo;
 pub mod model;
 pub mod nn;
+pub mod optim;
 pub mod params;
 pub mod report;
 pub mod runtime;

@@ -1,0 +1,12 @@
+//! What becomes of gradients: clipping, moments, learning rates, weight decay, and the schedules that
+//! scale them.
+//!
+//! The chain and its names are those of `big_vision/optax.py`. Parameters are spoken of by ordered lists
+//! of patterns, of which the first that matches a name counts; a parameter without a schedule is frozen.
+//! Schedules are evaluated on the host and reach the step as numbers.
+
+mod chain;
+mod transform;
+
+pub use chain::{Optimizer, OptimizerConfig, Trained, Update, sum_squares};
+pub use transform::{Transform, TransformState};
