@@ -1,0 +1,290 @@
+//! What is trained on: data sources, their mixture, preprocessing and batching.
+
+use super::decode::{
+    Decoder, Field, FilePath, Named, Remaining, Rest, Row, entry, resolve_path, unknown_key,
+};
+use super::node::{Entry, Kind, Node};
+use super::schema::{NON_NEGATIVE, POSITIVE, unknown_word};
+use crate::config_section;
+
+/// Keys whose value in a row is a file to read, each with the folder that is put before it. A list of keys means
+/// no folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FopenKeys(pub Vec<(String, FilePath)>);
+
+impl Field for FopenKeys {
+    fn type_name() -> String {
+        "list of keys, or map of key to folder".into()
+    }
+
+    fn decode(node: &Node, decoder: &mut Decoder) -> Option<FopenKeys> {
+        let no_folder = || FilePath(Default::default());
+        match &node.kind {
+            Kind::List(_) => {
+                let keys: Vec<String> = Vec::decode(node, decoder)?;
+                Some(FopenKeys(keys.into_iter().map(|key| (key, no_folder())).collect()))
+            }
+            Kind::Map(_) => {
+                let folders: Named<String> = Named::decode(node, decoder)?;
+                let resolve = |text: String| match text.as_str() {
+                    "" => no_folder(),
+                    text => FilePath(resolve_path(text, &decoder.origin.folder).into()),
+                };
+                Some(FopenKeys(folders.0.into_iter().map(|(key, folder)| (key, resolve(folder))).collect()))
+            }
+            Kind::Null => Some(FopenKeys::default()),
+            _ => decoder.expected(node, "a list of keys, or a mapping of key to folder"),
+        }
+    }
+
+    fn encode(&self) -> Node {
+        Kind::Map(self.0.iter().map(|(key, folder)| entry(key, folder.encode())).collect()).into()
+    }
+}
+
+config_section! {
+    /// Rows of a JSON-lines file.
+    pub struct Jsonl {
+        /// The file, one JSON object per line.
+        pub fname: FilePath;
+        /// Keys whose value is the name of a file that is read in its place (`{image: photos/}`); relative names
+        /// are relative to the given folder.
+        pub fopen_keys: FopenKeys = FopenKeys::default();
+        /// First row that is used, counted from 0.
+        pub start: usize = 0;
+        /// Row after the last one that is used; null uses all.
+        pub stop: Option<usize> = None;
+    }
+}
+
+config_section! {
+    /// A folder with one sub-folder of images per label; gives the keys `image`, `label` and `id`.
+    pub struct ImageFolder {
+        /// The folder.
+        pub path: FilePath;
+        /// First image that is used, counted from 0 in the order of their names.
+        pub start: usize = 0;
+        /// Image after the last one that is used; null uses all.
+        pub stop: Option<usize> = None;
+    }
+}
+
+macro_rules! sources {
+    ($( $(#[doc = $about:literal])+ $variant:ident = $name:literal, )+) => {
+        /// Where examples come from, told apart by `name`.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Source { $( $(#[doc = $about])+ $variant($variant), )+ }
+
+        impl Source {
+            /// The names of all kinds of sources.
+            pub const NAMES: &[&str] = &[$($name),+];
+
+            /// The name of this kind of source.
+            pub fn name(&self) -> &'static str {
+                match self { $( Source::$variant(_) => $name, )+ }
+            }
+        }
+
+        impl Field for Source {
+            fn type_name() -> String {
+                "data source".into()
+            }
+
+            fn decode(node: &Node, decoder: &mut Decoder) -> Option<Source> {
+                let Kind::Map(entries) = &node.kind else { return decoder.expected(node, "a mapping") };
+                let rest = entries.iter().filter(|entry| entry.key != "name").cloned().collect();
+                let rest = Node { kind: Kind::Map(rest), span: node.span };
+                match node.get("name").map(|name| (name, name.as_str())) {
+                    $( Some((_, Some($name))) => $variant::decode(&rest, decoder).map(Source::$variant), )+
+                    Some((name, _)) => decoder.within("name", |d| unknown_word(name, Source::NAMES, d)),
+                    None => {
+                        let message = format!("{} lacks the key \"name\" ({})", decoder.key(), Source::NAMES.join(", "));
+                        decoder.problem(node.span, message)
+                    }
+                }
+            }
+
+            fn encode(&self) -> Node {
+                let (name, Node { kind, .. }) = match self { $( Source::$variant(s) => ($name, s.encode()), )+ };
+                let mut entries = vec![entry("name", name.into())];
+                if let Kind::Map(rest) = kind {
+                    entries.extend(rest);
+                }
+                Kind::Map(entries).into()
+            }
+
+            fn document(prefix: &str, rows: &mut Vec<Row>) {
+                $(
+                    let (key, type_name) = (format!("{prefix}name"), $name.to_owned());
+                    rows.push(Row { key, type_name, default: None, meaning: concat!($($about),+).trim().to_owned() });
+                    $variant::document(prefix, rows);
+                )+
+            }
+        }
+    };
+}
+
+sources! {
+    /// Rows of a JSON-lines file.
+    Jsonl = "bv:jsonl",
+    /// A folder with one sub-folder of images per label.
+    ImageFolder = "bv:imagefolder",
+}
+
+/// Training data: one source, or a mixture of named ones with their weights.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InputData {
+    Source(Source),
+    /// Weights are relative to their sum. Each name is a section of its own beside `data`.
+    Mixture(Named<f64>),
+}
+
+impl Field for InputData {
+    fn type_name() -> String {
+        "data source, or map of name to weight".into()
+    }
+
+    fn decode(node: &Node, decoder: &mut Decoder) -> Option<InputData> {
+        let Kind::Map(entries) = &node.kind else {
+            return decoder.expected(node, "a data source or a mapping of names to weights");
+        };
+        let weights = entries.iter().all(|e| matches!(e.node.kind, Kind::Int(_) | Kind::Float(_)));
+        if !weights || entries.is_empty() {
+            return Source::decode(node, decoder).map(InputData::Source);
+        }
+        let mixture: Named<f64> = Named::decode(node, decoder)?;
+        for (name, weight) in mixture.iter() {
+            if !(NON_NEGATIVE.holds)(*weight) {
+                let node = node.get(name).unwrap_or(node);
+                decoder.within(name, |d| d.expected::<()>(node, "a weight of at least 0"));
+            }
+        }
+        if mixture.iter().all(|(_, weight)| *weight == 0.0) {
+            return decoder.problem(node.span, format!("all weights of {} are 0", decoder.key()));
+        }
+        Some(InputData::Mixture(mixture))
+    }
+
+    fn encode(&self) -> Node {
+        match self {
+            InputData::Source(source) => source.encode(),
+            InputData::Mixture(weights) => weights.encode(),
+        }
+    }
+
+    fn document(prefix: &str, rows: &mut Vec<Row>) {
+        Source::document(prefix, rows);
+    }
+}
+
+config_section! {
+    /// Training data and how it becomes batches.
+    pub struct Input checked by check_input {
+        /// One data source, or a mixture `{a: 3, b: 1}` of sections `a` and `b` with their weights.
+        pub data: InputData;
+        /// Preprocessing ops for each example, joined by `|`.
+        pub pp: String = String::new();
+        /// Examples in one step, over all devices and processes.
+        pub batch_size: usize = 32, POSITIVE;
+        /// Examples that the shuffle buffer holds; null keeps the order. With a mixture, set it per source.
+        pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
+        /// Whether the raw examples stay in memory after the first epoch. With a mixture, set it per source.
+        pub cache_raw: bool = false;
+        /// Whether an example that cannot be read or preprocessed is skipped with a warning instead of stopping the
+        /// run. With a mixture, set it per source.
+        pub skip_errors: bool = false;
+        /// Threads that preprocess; null uses every CPU core.
+        pub num_parallel_calls: Option<usize> = None, POSITIVE;
+        /// Batches that are made ahead of their use.
+        pub prefetch: usize = 2;
+        /// Keys that examples of a mixture keep; null keeps all.
+        pub keep_only: Option<Vec<String>> = None;
+        rest sources: MixedSources = "One source of a mixture, under the name that `data` weighs.";
+    }
+}
+
+config_section! {
+    /// One source of a mixture.
+    pub struct MixedSource {
+        /// The data source.
+        pub data: Source;
+        /// Preprocessing ops for each example, joined by `|`.
+        pub pp: String = String::new();
+        /// Examples that the shuffle buffer holds; null keeps the order.
+        pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
+        /// Whether the raw examples stay in memory after the first epoch.
+        pub cache_raw: bool = false;
+        /// Whether an example that cannot be read or preprocessed is skipped with a warning.
+        pub skip_errors: bool = false;
+    }
+}
+
+/// The named sections beside `data`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MixedSources(pub Named<MixedSource>);
+
+impl Rest for MixedSources {
+    /// Takes every mapping for a source; whether `data` weighs it is checked when `data` is known.
+    fn take_rest(remaining: &mut Remaining<'_>, known: &[String], decoder: &mut Decoder) -> MixedSources {
+        let mut sources = Vec::new();
+        for entry in remaining.entries.drain(..) {
+            match &entry.node.kind {
+                Kind::Map(fields) if fields.iter().any(|field| field.key == "data" || field.key == "pp") => {
+                    let source =
+                        decoder.within(&entry.key, |decoder| MixedSource::decode(&entry.node, decoder));
+                    sources.extend(source.map(|source| (entry.key.clone(), source)));
+                }
+                _ => unknown_key(entry, known, decoder),
+            }
+        }
+        MixedSources(Named(sources))
+    }
+
+    fn put_rest(&self, entries: &mut Vec<Entry>) {
+        entries.extend(self.0.iter().map(|(name, source)| entry(name, source.encode())));
+    }
+
+    fn document_rest(prefix: &str, meaning: &str, rows: &mut Vec<Row>) {
+        let (key, meaning) = (format!("{prefix}NAME"), meaning.to_owned());
+        rows.push(Row { key, type_name: "section".into(), default: Some(String::new()), meaning });
+        <MixedSource as Field>::document(&format!("{prefix}NAME."), rows);
+    }
+}
+
+fn check_input(input: &Input, node: &Node, decoder: &mut Decoder) {
+    let weights = match &input.data {
+        InputData::Mixture(weights) => Some(weights),
+        InputData::Source(_) => None,
+    };
+    for (name, _) in input.sources.0.iter().filter(|(name, _)| weights.is_none_or(|w| w.get(name).is_none()))
+    {
+        let span = Remaining::span_of(node, name);
+        let message = format!("source \"{name}\" has no weight in {}.data", decoder.key());
+        decoder.problem::<()>(span, message);
+    }
+    let Some(weights) = weights else { return };
+    let data = node.get("data").unwrap_or(node);
+    for (name, _) in weights.iter().filter(|(name, _)| input.sources.0.get(name).is_none()) {
+        // A section that is there but wrong has been reported already.
+        if node.get(name).is_none() {
+            let message =
+                format!("{0}.data weighs \"{name}\", but there is no section {0}.{name}", decoder.key());
+            decoder.problem::<()>(Remaining::span_of(data, name), message);
+        }
+    }
+    for key in ["pp", "shuffle_buffer_size", "cache_raw", "skip_errors"] {
+        if node.get(key).is_some_and(|value| *value != default_of(key)) {
+            let message = format!("{key} is set per source in a mixture ({}.NAME.{key})", decoder.key());
+            decoder.problem::<()>(Remaining::span_of(node, key), message);
+        }
+    }
+}
+
+/// The value under which a key of a mixture counts as unset, so that a resolved config loads again.
+fn default_of(key: &str) -> Node {
+    match key {
+        "pp" => "".into(),
+        "shuffle_buffer_size" => Kind::Null.into(),
+        _ => Kind::Bool(false).into(),
+    }
+}
