@@ -8,6 +8,7 @@
 
 pub mod array;
 pub mod autodiff;
+pub mod checkpoint;
 pub mod config;
 pub mod detection;
 pub mod exec;

@@ -12,6 +12,7 @@ pub mod pattern;
 mod spec;
 
 pub use init::{Distribution, FanMode, Init, VarianceScaling};
+pub(crate) use nearest::hint as nearest_hint;
 pub use nearest::nearest;
 pub use overview::overview;
 pub use pattern::{Assignment, Patterns, Unused};

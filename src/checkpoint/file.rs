@@ -1,0 +1,138 @@
+//! Files that are read through the page cache, and files that exist only when they are complete.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use tempfile::NamedTempFile;
+
+use super::Error;
+
+/// A file's bytes, mapped. Clones share the mapping.
+#[derive(Clone)]
+pub(crate) struct Map(Arc<Mmap>);
+
+impl Map {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        // SAFETY: the mapping is private and read-only. That nobody truncates the file meanwhile cannot be
+        // enforced; the files here are checkpoints, which this program replaces by renaming and never
+        // writes in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        Ok(Map(Arc::new(map)))
+    }
+}
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A file that is written aside and appears under its name by [`commit`](PendingFile::commit). Dropped
+/// before that, it leaves nothing behind.
+pub(crate) struct PendingFile {
+    file: BufWriter<NamedTempFile>,
+    target: PathBuf,
+}
+
+impl PendingFile {
+    pub(crate) fn create(target: &Path) -> Result<Self, Error> {
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(target.file_name().unwrap_or_default());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".tmp");
+        // Temporary files are private by default; a checkpoint is to be as readable as any other file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(directory_of(target)).map_err(Error::io("create", target))?;
+        Ok(PendingFile { file: BufWriter::with_capacity(1 << 20, file), target: target.to_owned() })
+    }
+
+    /// Makes the content durable, then gives the file its name, replacing what bore it.
+    pub(crate) fn commit(self) -> Result<(), Error> {
+        let write = |source: io::Error| Error::Io { action: "write", path: self.target.clone(), source };
+        let file = self.file.into_inner().map_err(|error| write(error.into_error()))?;
+        file.as_file().sync_all().map_err(write)?;
+        file.persist(&self.target).map_err(|error| write(error.error))?;
+        sync_directory(directory_of(&self.target))
+    }
+}
+
+impl Write for PendingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for PendingFile {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+/// Writes a small file, complete or not at all.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let mut file = PendingFile::create(path)?;
+    file.write_all(content).map_err(Error::io("write", path))?;
+    file.commit()
+}
+
+/// Makes renames and removals within a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
+    // Only unix lets a directory be opened as a file; elsewhere renames are as durable as they get.
+    if cfg!(unix) {
+        File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", path))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(Error::io("rename", from))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_file_appears_by_commit_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.npz");
+        replace(&path, b"old").unwrap();
+        let mut file = PendingFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        drop(file);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        replace(&path, b"new").unwrap();
+        assert_eq!(Map::open(&path).unwrap().as_ref(), b"new");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let reference = dir.path().join("reference");
+            File::create(&reference).unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&path), mode(&reference));
+        }
+    }
+
+    #[test]
+    fn an_empty_file_maps_to_no_bytes() {
+        let file = NamedTempFile::new().unwrap();
+        assert_eq!(Map::open(file.path()).unwrap().as_ref(), b"");
+    }
+}

@@ -1,0 +1,223 @@
+//! big_vision's `.npz` files: zip archives with one `.npy` array per parameter, as `np.savez` writes them.
+//!
+//! Stored entries (what `savez` makes) are read straight from the page cache; deflated ones
+//! (`savez_compressed`) are unpacked on the way. Archives and entries of more than 4 GiB (zip64) are usual.
+//! bfloat16, which numpy does not know, is stored as two raw bytes per element (`V2`).
+
+use std::collections::HashSet;
+use std::io::{Cursor, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use zip::read::ZipFile;
+use zip::result::ZipError;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+use super::Error;
+use super::file::{Map, PendingFile};
+use super::npy::{self, Header, fortran_to_row_major};
+use super::reader::{Reader, check_size};
+use crate::array::{HostArray, Shape};
+
+/// An open `.npz`, with its names as they are in the file (see [`open`](super::open) for prefixes).
+pub struct Npz {
+    path: PathBuf,
+    map: Map,
+    archive: ZipArchive<Cursor<Map>>,
+    entries: IndexMap<String, Entry>,
+}
+
+struct Entry {
+    /// Position in the archive's directory.
+    index: usize,
+    header: Header,
+    crc: u32,
+    /// Where a stored entry, header and data, lies in the file; `None` when it is deflated.
+    stored: Option<Range<usize>>,
+}
+
+impl Npz {
+    /// Reads the directory and the header of every array.
+    ///
+    /// # Errors
+    /// When the archive is truncated, or any entry is not an array that this program can hold.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let map = Map::open(path)?;
+        let mut archive = ZipArchive::new(Cursor::new(map.clone())).map_err(zip_error(path))?;
+        if archive.has_duplicate_names() {
+            return Err(Error::DuplicateEntries { path: path.to_owned() });
+        }
+        let mut entries = IndexMap::with_capacity(archive.len());
+        for index in 0..archive.len() {
+            let file = archive.by_index(index).map_err(zip_error(path))?;
+            let entry_name = file.name().map_err(zip_error(path))?.into_owned();
+            let npy_error = |source| Error::Npy { path: path.to_owned(), entry: entry_name.clone(), source };
+            let name = entry_name.strip_suffix(".npy").ok_or_else(|| npy_error(npy::Error::Name))?;
+            let entry = Entry::open(index, file, map.as_ref().len()).map_err(npy_error)?;
+            entries.insert(name.to_owned(), entry);
+        }
+        Ok(Npz { path: path.to_owned(), map, archive, entries })
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, Error> {
+        self.shape(name)?;
+        Ok(&self.entries[name])
+    }
+
+    /// The data of a stored entry, after the checksum over header and data.
+    fn stored(&self, name: &str, entry: &Entry) -> Result<Option<&[u8]>, Error> {
+        let Some(range) = &entry.stored else { return Ok(None) };
+        let bytes = &self.map.as_ref()[range.clone()];
+        let got = crc32fast::hash(bytes);
+        if got != entry.crc {
+            let (path, entry_name) = (self.path.clone(), format!("{name}.npy"));
+            return Err(Error::Checksum { path, entry: entry_name, expected: entry.crc, got });
+        }
+        Ok(Some(&bytes[entry.header.len..]))
+    }
+
+    fn inflate_into(&self, name: &str, entry: &Entry, out: &mut [u8]) -> Result<(), Error> {
+        // A copy of the directory's handle, so that threads read side by side.
+        let mut archive = self.archive.clone();
+        let mut file = archive.by_index(entry.index).map_err(zip_error(&self.path))?;
+        let mut header = vec![0; entry.header.len];
+        // Reading to the end makes the crate compare the checksum.
+        let result = file
+            .read_exact(&mut header)
+            .and_then(|()| file.read_exact(out))
+            .and_then(|()| file.read(&mut [0]).map(drop));
+        result.map_err(|source| Error::Npy {
+            path: self.path.clone(),
+            entry: format!("{name}.npy"),
+            source: npy::Error::Read(source),
+        })
+    }
+}
+
+impl Entry {
+    fn open<R: Read>(index: usize, mut file: ZipFile<'_, R>, archive_len: usize) -> Result<Self, npy::Error> {
+        let (packed, unpacked) = (file.compressed_size(), file.size());
+        let crc = file.crc32();
+        let is_stored = file.compression() == CompressionMethod::Stored;
+        // Deflate packs at most 1032 to 1; what claims more only wants memory to be reserved.
+        if !is_stored && unpacked / 1032 > packed {
+            return Err(npy::Error::Bomb { packed, unpacked });
+        }
+        let header = Header::read(&mut file)?;
+        let data = unpacked.saturating_sub(header.len as u64);
+        if header.shape.num_bytes() as u64 != data {
+            return Err(npy::Error::DataSize { shape: header.shape, got: data });
+        }
+        let range = || {
+            let start = usize::try_from(file.data_start()?).ok()?;
+            let end = start.checked_add(header.len)?.checked_add(header.shape.num_bytes())?;
+            (end <= archive_len && packed == unpacked).then_some(start..end)
+        };
+        let stored = if is_stored {
+            let got = packed.saturating_sub(header.len as u64);
+            Some(range().ok_or_else(|| npy::Error::DataSize { shape: header.shape.clone(), got })?)
+        } else {
+            None
+        };
+        Ok(Entry { index, header, crc, stored })
+    }
+}
+
+impl Reader for Npz {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.entries.keys().map(String::as_str).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<&Shape> {
+        self.entries.get(name).map(|entry| &entry.header.shape)
+    }
+
+    fn read_into(&self, name: &str, out: &mut [u8]) -> Result<(), Error> {
+        let entry = self.entry(name)?;
+        let (shape, fortran_order) = (&entry.header.shape, entry.header.fortran_order);
+        check_size(name, shape, out)?;
+        match self.stored(name, entry)? {
+            Some(data) if fortran_order => fortran_to_row_major(shape, data, out),
+            Some(data) => out.copy_from_slice(data),
+            None if fortran_order => {
+                let mut data = vec![0; out.len()];
+                self.inflate_into(name, entry, &mut data)?;
+                fortran_to_row_major(shape, &data, out);
+            }
+            None => self.inflate_into(name, entry, out)?,
+        }
+        Ok(())
+    }
+
+    fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
+        let entry = self.entry(name)?;
+        if entry.header.fortran_order { Ok(None) } else { self.stored(name, entry) }
+    }
+}
+
+/// Writes an `.npz` array by array. It appears under its name by [`finish`](Writer::finish); before that
+/// nothing of it is visible, and a dropped writer leaves nothing.
+///
+/// The same arrays in the same order give the same bytes.
+pub struct Writer {
+    path: PathBuf,
+    zip: ZipWriter<PendingFile>,
+    names: HashSet<String>,
+}
+
+impl Writer {
+    /// # Errors
+    /// When no file can be created beside `path`.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let zip = ZipWriter::new(PendingFile::create(path)?);
+        Ok(Writer { path: path.to_owned(), zip, names: HashSet::new() })
+    }
+
+    /// # Errors
+    /// When the name was written before, or the disk is full.
+    pub fn write(&mut self, name: &str, array: &HostArray) -> Result<(), Error> {
+        self.write_bytes(name, array.shape(), array.bytes())
+    }
+
+    /// As [`write`](Writer::write), for row-major little-endian bytes that lie elsewhere.
+    pub fn write_bytes(&mut self, name: &str, shape: &Shape, bytes: &[u8]) -> Result<(), Error> {
+        check_size(name, shape, bytes)?;
+        if !self.names.insert(name.to_owned()) {
+            return Err(Error::DuplicateTensor { path: self.path.clone(), name: name.to_owned() });
+        }
+        // As np.savez does: zip64 always, since the size is not known when an entry begins.
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .last_modified_time(zip::DateTime::default())
+            .large_file(true);
+        self.zip.start_file(format!("{name}.npy"), options).map_err(zip_error(&self.path))?;
+        self.zip
+            .write_all(&Header::write(shape))
+            .and_then(|()| self.zip.write_all(bytes))
+            .map_err(Error::io("write", &self.path))
+    }
+
+    /// Completes the file and gives it its name.
+    ///
+    /// # Errors
+    /// When the disk is full; then nothing has changed.
+    pub fn finish(self) -> Result<(), Error> {
+        self.zip.finish().map_err(zip_error(&self.path))?.commit()
+    }
+}
+
+fn zip_error(path: &Path) -> impl FnOnce(ZipError) -> Error {
+    let path = path.to_owned();
+    move |error| match error {
+        ZipError::Io(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Error::Io { action: "read or write", path, source }
+        }
+        error => Error::Zip { path, source: Box::new(error) },
+    }
+}

@@ -1,0 +1,350 @@
+//! The checkpoints of a training run.
+//!
+//! ```text
+//! workdir/
+//!   checkpoint-000000100/          kept for ever (a multiple of keep_ckpt_steps)
+//!   checkpoint-000000150/          removed once the next one is complete
+//!     state-00001-of-00002.safetensors
+//!     state-00002-of-00002.safetensors
+//!     manifest.json                step, the trainer's JSON state, tensors, a digest per file
+//!   LAST                           "checkpoint-000000150"
+//! ```
+//!
+//! A checkpoint is written in `checkpoint-…-tmp`, made durable, and renamed; then `LAST` is replaced; then
+//! checkpoints that are not to be kept are removed. Whatever moment a crash chooses, a directory under a
+//! final name is complete, and the checkpoint that `LAST` names is there. [`Store::open`] removes what a
+//! crash left over.
+
+mod manifest;
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+pub use manifest::Checkpoint;
+use manifest::{FileEntry, Manifest, TensorEntry};
+
+use super::Error;
+use super::file::{rename, replace, sync_directory};
+use super::safetensors::Writer;
+use crate::array::HostArray;
+
+/// What `format` in a manifest must be.
+pub const FORMAT: &str = "paligemma-checkpoint";
+/// The version of the layout that this program writes, and the latest it reads.
+pub const VERSION: u32 = 1;
+
+pub(crate) const MANIFEST: &str = "manifest.json";
+pub(crate) const LAST: &str = "LAST";
+const LOCK: &str = ".lock";
+/// Being written or being removed.
+const TMP: &str = "-tmp";
+/// A checkpoint of the same step, about to be replaced.
+const OLD: &str = "-old";
+
+/// Where a file ends and the next begins, unless one tensor alone is larger.
+const SHARD_BYTES: u64 = 4 << 30;
+
+/// The checkpoints in one workdir, for the one run that writes there.
+#[derive(Debug)]
+pub struct Store {
+    workdir: PathBuf,
+    shard_bytes: u64,
+    /// Held locked as long as the store lives.
+    _lock: File,
+}
+
+/// The checkpoint to resume from.
+pub struct Latest {
+    pub checkpoint: Checkpoint,
+    /// More recent ones that are damaged, and how.
+    pub skipped: Vec<(PathBuf, Error)>,
+}
+
+impl Store {
+    /// Creates the workdir if need be, takes possession of it and cleans up after crashes.
+    ///
+    /// # Errors
+    /// When another process holds it, or it cannot be written.
+    pub fn open(workdir: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(workdir).map_err(Error::io("create", workdir))?;
+        let lock_path = workdir.join(LOCK);
+        let lock = File::options().create(true).append(true).open(&lock_path);
+        let lock = lock.map_err(Error::io("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { workdir: workdir.to_owned() }),
+            // Some network file systems have no locks; then nobody can be asked.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &lock_path)(error)),
+        }
+        let store = Store { workdir: workdir.to_owned(), shard_bytes: SHARD_BYTES, _lock: lock };
+        store.clean_up()?;
+        Ok(store)
+    }
+
+    pub fn workdir(&self) -> &Path {
+        &self.workdir
+    }
+
+    /// Saves a checkpoint and gives its directory. `tensors` are freed as they are written.
+    ///
+    /// With `keep`, it stays for ever; otherwise until the next one is complete.
+    ///
+    /// # Errors
+    /// When the disk is full or a name occurs twice; then the older checkpoints are untouched.
+    pub fn save(
+        &self,
+        step: u64,
+        tensors: Vec<(String, HostArray)>,
+        state: Value,
+        keep: bool,
+    ) -> Result<PathBuf, Error> {
+        if let Err(error) = self.write_aside(step, tensors, state, keep) {
+            // Best effort: what stays goes at the next start.
+            let _ = fs::remove_dir_all(self.directory(step, TMP));
+            return Err(error);
+        }
+        self.publish(step)?;
+        self.point_at(step)?;
+        self.prune(step)?;
+        Ok(self.directory(step, ""))
+    }
+
+    /// The steps of all checkpoints under a final name, ascending.
+    ///
+    /// # Errors
+    /// When the workdir cannot be listed.
+    pub fn steps(&self) -> Result<Vec<u64>, Error> {
+        let mut steps: Vec<u64> = self
+            .entries()?
+            .into_iter()
+            .filter(|(_, suffix)| suffix.is_empty())
+            .map(|(step, _)| step)
+            .collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// The checkpoint that `LAST` names, unread.
+    ///
+    /// # Errors
+    /// When `LAST` exists but cannot be read or names no checkpoint.
+    pub fn latest(&self) -> Result<Option<PathBuf>, Error> {
+        if self.workdir.join(LAST).exists() { last_of(&self.workdir).map(Some) } else { Ok(None) }
+    }
+
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn load(&self, step: u64) -> Result<Checkpoint, Error> {
+        Checkpoint::open(&self.directory(step, ""))
+    }
+
+    /// Opens the checkpoint that `LAST` names or, when it is damaged, the most recent one that is not, with
+    /// a warning. `None` when the workdir holds no checkpoint.
+    ///
+    /// # Errors
+    /// When there are checkpoints and none is intact; lists what is wrong with each.
+    pub fn load_latest(&self) -> Result<Option<Latest>, Error> {
+        let mut candidates: Vec<PathBuf> =
+            self.steps()?.into_iter().rev().map(|step| self.directory(step, "")).collect();
+        match self.latest() {
+            Ok(Some(last)) => {
+                candidates.retain(|path| *path != last);
+                candidates.insert(0, last);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{error}; looking for the most recent checkpoint instead"),
+        }
+        let mut skipped = Vec::new();
+        for path in candidates {
+            match Checkpoint::open(&path) {
+                Ok(checkpoint) => return Ok(Some(Latest { checkpoint, skipped })),
+                Err(error) => {
+                    tracing::warn!("skipping a damaged checkpoint: {error}");
+                    skipped.push((path, error));
+                }
+            }
+        }
+        if skipped.is_empty() {
+            return Ok(None);
+        }
+        Err(Error::NoneIntact { workdir: self.workdir.clone(), damaged: skipped })
+    }
+
+    fn write_aside(
+        &self,
+        step: u64,
+        tensors: Vec<(String, HostArray)>,
+        state: Value,
+        keep: bool,
+    ) -> Result<(), Error> {
+        let directory = self.directory(step, TMP);
+        remove_directory(&directory)?;
+        fs::create_dir(&directory).map_err(Error::io("create", &directory))?;
+        let shards = self.shards(&directory, tensors)?;
+        let count = shards.len();
+        let mut manifest = Manifest {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            step,
+            keep,
+            state,
+            files: Vec::new(),
+            tensors: Vec::new(),
+        };
+        for (i, mut shard) in shards.into_iter().enumerate() {
+            let file = format!("state-{:05}-of-{count:05}.safetensors", i + 1);
+            let shapes: Vec<_> =
+                shard.iter().map(|(name, array)| (name.clone(), array.shape().clone())).collect();
+            let mut writer = Writer::create(&directory.join(&file), shapes, &Default::default())?;
+            for (name, shape) in writer.order().to_vec() {
+                let array = shard.swap_remove(&name);
+                writer.write(&name, array.as_ref().map_or(&[], HostArray::bytes))?;
+                manifest.tensors.push(TensorEntry {
+                    name,
+                    dtype: shape.dtype().name().to_owned(),
+                    shape: shape.dims().to_vec(),
+                    file: file.clone(),
+                });
+            }
+            let written = writer.finish()?;
+            manifest.files.push(FileEntry { name: file, bytes: written.bytes, blake3: written.blake3 });
+        }
+        manifest.write(&directory)
+    }
+
+    /// Distributes tensors over files of at most `shard_bytes`, in their order.
+    fn shards(
+        &self,
+        directory: &Path,
+        tensors: Vec<(String, HostArray)>,
+    ) -> Result<Vec<IndexMap<String, HostArray>>, Error> {
+        let mut names = std::collections::HashSet::new();
+        let mut shards = vec![IndexMap::new()];
+        let mut size = 0;
+        for (name, array) in tensors {
+            if !names.insert(name.clone()) {
+                return Err(Error::DuplicateTensor { path: directory.to_owned(), name });
+            }
+            let bytes = array.bytes().len() as u64;
+            if size > 0 && size + bytes > self.shard_bytes {
+                shards.push(IndexMap::new());
+                size = 0;
+            }
+            size += bytes;
+            shards.last_mut().expect("the list starts with one shard").insert(name, array);
+        }
+        Ok(shards)
+    }
+
+    /// Gives a checkpoint that is complete aside its final name.
+    fn publish(&self, step: u64) -> Result<(), Error> {
+        let (tmp, target, old) =
+            (self.directory(step, TMP), self.directory(step, ""), self.directory(step, OLD));
+        // A directory can only be renamed to a free name. Should the crash come between the two renames,
+        // `clean_up` gives the old one its name back.
+        if target.exists() {
+            remove_directory(&old)?;
+            rename(&target, &old)?;
+        }
+        rename(&tmp, &target)?;
+        sync_directory(&self.workdir)?;
+        remove_directory(&old)
+    }
+
+    fn point_at(&self, step: u64) -> Result<(), Error> {
+        replace(&self.workdir.join(LAST), directory_name(step, "").as_bytes())
+    }
+
+    /// Removes the checkpoints other than `current` that are not to be kept.
+    fn prune(&self, current: u64) -> Result<(), Error> {
+        for step in self.steps()?.into_iter().filter(|&step| step != current) {
+            match Manifest::read(&self.directory(step, "")) {
+                Ok(manifest) if manifest.keep => {}
+                Ok(_) => {
+                    // Renamed first, so that no incomplete directory ever bears a final name.
+                    let tmp = self.directory(step, TMP);
+                    remove_directory(&tmp)?;
+                    rename(&self.directory(step, ""), &tmp)?;
+                    remove_directory(&tmp)?;
+                }
+                Err(error) => tracing::warn!("leaving a damaged checkpoint where it is: {error}"),
+            }
+        }
+        sync_directory(&self.workdir)
+    }
+
+    fn clean_up(&self) -> Result<(), Error> {
+        for (step, suffix) in self.entries()? {
+            let (path, target) = (self.directory(step, suffix), self.directory(step, ""));
+            match suffix {
+                OLD if !target.exists() => rename(&path, &target)?,
+                OLD | TMP => remove_directory(&path)?,
+                _ => {}
+            }
+        }
+        // `LAST` itself is written aside too.
+        for name in self.names()? {
+            if name.starts_with(&format!(".{LAST}.")) && name.ends_with(".tmp") {
+                let path = self.workdir.join(name);
+                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&self, step: u64, suffix: &str) -> PathBuf {
+        self.workdir.join(directory_name(step, suffix))
+    }
+
+    /// Step and suffix of everything in the workdir that is called like a checkpoint.
+    fn entries(&self) -> Result<Vec<(u64, &'static str)>, Error> {
+        Ok(self.names()?.iter().filter_map(|name| parse_name(name)).collect())
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let list = || -> io::Result<Vec<OsString>> {
+            fs::read_dir(&self.workdir)?.map(|entry| Ok(entry?.file_name())).collect()
+        };
+        let names = list().map_err(Error::io("list", &self.workdir))?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+}
+
+/// The checkpoint that `LAST` names.
+pub(crate) fn last_of(workdir: &Path) -> Result<PathBuf, Error> {
+    let path = workdir.join(LAST);
+    let name = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    match parse_name(name.trim()) {
+        Some((_, "")) => Ok(workdir.join(name.trim())),
+        _ => Err(Error::NotACheckpoint { path, found: "its content is not the name of one" }),
+    }
+}
+
+fn directory_name(step: u64, suffix: &str) -> String {
+    format!("checkpoint-{step:09}{suffix}")
+}
+
+fn parse_name(name: &str) -> Option<(u64, &'static str)> {
+    let rest = name.strip_prefix("checkpoint-")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let suffix = ["", TMP, OLD].into_iter().find(|suffix| *suffix == &rest[end..])?;
+    let step = rest[..end].parse().ok()?;
+    // `checkpoint-5` is somebody else's: its name would not come back from its step.
+    (directory_name(step, suffix) == name).then_some((step, suffix))
+}
+
+fn remove_directory(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
