@@ -105,21 +105,27 @@ impl HostArray {
 
     /// Every element as `f64`, for statistics and comparisons.
     pub fn to_f64(&self) -> Vec<f64> {
-        fn each<T: Element>(bytes: &[u8], f: impl Fn(T) -> f64) -> Vec<f64> {
-            bytemuck::cast_slice::<u8, T>(bytes).iter().map(|&v| f(v)).collect()
+        let mut values = Vec::with_capacity(self.shape.num_elements());
+        self.for_each_f64(|v| values.push(v));
+        values
+    }
+
+    fn for_each_f64(&self, mut f: impl FnMut(f64)) {
+        fn each<T: Element>(bytes: &[u8], f: impl FnMut(T)) {
+            bytemuck::cast_slice::<u8, T>(bytes).iter().copied().for_each(f);
         }
         let bytes = self.bytes();
         match self.dtype() {
-            DType::Pred | DType::U8 => each::<u8>(bytes, f64::from),
-            DType::S8 => each::<i8>(bytes, f64::from),
-            DType::S32 => each::<i32>(bytes, f64::from),
-            DType::U32 => each::<u32>(bytes, f64::from),
-            DType::S64 => each::<i64>(bytes, |v| v as f64),
-            DType::U64 => each::<u64>(bytes, |v| v as f64),
-            DType::F16 => each::<f16>(bytes, f64::from),
-            DType::BF16 => each::<bf16>(bytes, f64::from),
-            DType::F32 => each::<f32>(bytes, f64::from),
-            DType::F64 => each::<f64>(bytes, |v| v),
+            DType::Pred | DType::U8 => each::<u8>(bytes, |v| f(f64::from(v))),
+            DType::S8 => each::<i8>(bytes, |v| f(f64::from(v))),
+            DType::S32 => each::<i32>(bytes, |v| f(f64::from(v))),
+            DType::U32 => each::<u32>(bytes, |v| f(f64::from(v))),
+            DType::S64 => each::<i64>(bytes, |v| f(v as f64)),
+            DType::U64 => each::<u64>(bytes, |v| f(v as f64)),
+            DType::F16 => each::<f16>(bytes, |v| f(f64::from(v))),
+            DType::BF16 => each::<bf16>(bytes, |v| f(f64::from(v))),
+            DType::F32 => each::<f32>(bytes, |v| f(f64::from(v))),
+            DType::F64 => each::<f64>(bytes, f),
         }
     }
 
@@ -130,23 +136,27 @@ impl HostArray {
             return self.clone();
         }
         let mut out = HostArray::zeros(self.shape.with_dtype(dtype));
-        fn fill<T: Element>(out: &mut [u8], values: &[f64], f: impl Fn(f64) -> T) {
-            bytemuck::cast_slice_mut::<u8, T>(out).iter_mut().zip(values).for_each(|(to, &v)| *to = f(v));
+        fn fill<T: Element>(out: &mut [u8], source: &HostArray, f: impl Fn(f64) -> T) {
+            let mut out = bytemuck::cast_slice_mut::<u8, T>(out).iter_mut();
+            source.for_each_f64(|v| {
+                if let Some(to) = out.next() {
+                    *to = f(v);
+                }
+            });
         }
-        let values = self.to_f64();
         let bytes = out.bytes_mut();
         match dtype {
-            DType::Pred => fill::<u8>(bytes, &values, |v| (v != 0.0) as u8),
-            DType::U8 => fill::<u8>(bytes, &values, |v| v as u8),
-            DType::S8 => fill::<i8>(bytes, &values, |v| v as i8),
-            DType::S32 => fill::<i32>(bytes, &values, |v| v as i32),
-            DType::U32 => fill::<u32>(bytes, &values, |v| v as u32),
-            DType::S64 => fill::<i64>(bytes, &values, |v| v as i64),
-            DType::U64 => fill::<u64>(bytes, &values, |v| v as u64),
-            DType::F16 => fill::<f16>(bytes, &values, f16::from_f64),
-            DType::BF16 => fill::<bf16>(bytes, &values, bf16::from_f64),
-            DType::F32 => fill::<f32>(bytes, &values, |v| v as f32),
-            DType::F64 => fill::<f64>(bytes, &values, |v| v),
+            DType::Pred => fill::<u8>(bytes, self, |v| (v != 0.0) as u8),
+            DType::U8 => fill::<u8>(bytes, self, |v| v as u8),
+            DType::S8 => fill::<i8>(bytes, self, |v| v as i8),
+            DType::S32 => fill::<i32>(bytes, self, |v| v as i32),
+            DType::U32 => fill::<u32>(bytes, self, |v| v as u32),
+            DType::S64 => fill::<i64>(bytes, self, |v| v as i64),
+            DType::U64 => fill::<u64>(bytes, self, |v| v as u64),
+            DType::F16 => fill::<f16>(bytes, self, |v| f16::from_f32(to_odd_f32(v))),
+            DType::BF16 => fill::<bf16>(bytes, self, |v| bf16::from_f32(to_odd_f32(v))),
+            DType::F32 => fill::<f32>(bytes, self, |v| v as f32),
+            DType::F64 => fill::<f64>(bytes, self, |v| v),
         }
         out
     }
@@ -158,6 +168,19 @@ impl HostArray {
         }
         Err(Error::WrongDType { shape: self.shape.clone(), wanted: T::DTYPE })
     }
+}
+
+/// Rounds to odd: an inexact result has its last bit set, so that rounding it again, to fewer bits, gives
+/// what one rounding would. (`half`'s own conversions from f64 drop the lower half of the mantissa and then
+/// mistake values just above a tie for the tie.)
+fn to_odd_f32(v: f64) -> f32 {
+    let nearest = v as f32;
+    let back = f64::from(nearest);
+    if back == v || !nearest.is_finite() {
+        return nearest;
+    }
+    let towards_zero = nearest.to_bits() - u32::from(back.abs() > v.abs());
+    f32::from_bits(towards_zero | 1)
 }
 
 impl fmt::Debug for HostArray {
@@ -187,5 +210,11 @@ mod tests {
         let cast = array.cast(DType::BF16);
         assert_eq!(cast.to_f64(), [1.0, 1.0, f64::INFINITY]);
         assert_eq!(array.cast(DType::Pred).bytes(), [1, 1, 1]);
+        // Just above a tie between two bfloat16, by the last bit of an f32 and of an f64; and the tie.
+        let tie = 1.0 + f64::from(f32::EPSILON) * (1 << 15) as f64;
+        let array = HostArray::new([4], &[tie + f64::from(f32::EPSILON), tie.next_up(), tie, -tie.next_up()]);
+        let array = array.unwrap();
+        assert_eq!(array.cast(DType::BF16).to_f64(), [1.0078125, 1.0078125, 1.0, -1.0078125]);
+        assert_eq!(array.cast(DType::F32).cast(DType::BF16).to_f64(), [1.0078125, 1.0, 1.0, -1.0]);
     }
 }
