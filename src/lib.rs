@@ -10,6 +10,7 @@ pub mod array;
 pub mod autodiff;
 pub mod checkpoint;
 pub mod config;
+pub mod data;
 pub mod detection;
 pub mod exec;
 pub mod graph;

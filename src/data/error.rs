@@ -1,0 +1,41 @@
+use std::io;
+use std::path::PathBuf;
+
+use super::PreprocessError;
+
+/// What can go wrong between a file and a batch. Messages name the file and, where there is one, the row.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{}:{line}: {problem}", path.display())]
+    BadLine { path: PathBuf, line: u64, problem: String },
+    #[error("{}:{line}: no field \"{field}\" to open as a file (`fopen_keys`), fields are: {}", path.display(), found.join(", "))]
+    MissingField { path: PathBuf, line: u64, field: String, found: Vec<String> },
+    #[error("{}:{line}: cannot read file {} of field \"{field}\": {source}{hint}", path.display(), file.display())]
+    RowFile { path: PathBuf, line: u64, field: String, file: PathBuf, source: io::Error, hint: String },
+    #[error("\"{}\" is a remote address, only local files are read: download it first", path.display())]
+    Remote { path: PathBuf },
+    #[error("{source_name} has no rows")]
+    Empty { source_name: String },
+    #[error("{} holds no folders of images, expected <class>/<file>.{{{}}}", path.display(), extensions.join(","))]
+    NoImages { path: PathBuf, extensions: &'static [&'static str] },
+    #[error("row {index} was asked of {source_name}, which has {len}")]
+    OutOfRange { source_name: String, index: usize, len: usize },
+    #[error("{problem}")]
+    Options { problem: String },
+    #[error("cannot preprocess {row}: {source}")]
+    Preprocess { row: String, source: PreprocessError },
+    #[error("reading or preprocessing {row} panicked: {message}")]
+    Panicked { row: String, message: String },
+    #[error(
+        "{row} gives \"{name}\" as {got}, but the batch's first row gave {expected}: every row must come to the same shape"
+    )]
+    Ragged { row: String, name: String, expected: String, got: String },
+    #[error("{attempts} rows in a row failed although `skip_errors` is set, the last: {source}")]
+    TooManySkipped { attempts: u64, source: Box<Error> },
+    #[error("all loader threads ended before the batch at position {position} was complete")]
+    ThreadsEnded { position: u64 },
+    #[error("cannot start a loader thread: {0}")]
+    Spawn(io::Error),
+}

@@ -1,0 +1,130 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Error, Row, Source, out_of_range, read_file};
+use crate::data::Value;
+
+const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+
+/// One folder per class with images in it: `train/<label>/*.png`.
+///
+/// Rows come sorted by class, then by path. Each has `id` (its number, as text), `image` (the encoded bytes),
+/// `label` (the folder's name) and `label_index` (the folder's rank). Hidden files and files that are no
+/// images are passed over; folders within a class belong to that class.
+#[derive(Debug)]
+pub struct ImageFolder {
+    root: PathBuf,
+    classes: Vec<String>,
+    /// Rank of the class, and the file.
+    files: Vec<(usize, PathBuf)>,
+}
+
+impl ImageFolder {
+    /// # Errors
+    /// When the folder cannot be listed or holds no images.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
+        let root = root.into();
+        let (mut classes, mut files) = (Vec::new(), Vec::new());
+        for folder in list(&root)?.into_iter().filter(|path| path.is_dir()) {
+            let mut images = Vec::new();
+            collect_images(&folder, &mut images)?;
+            if !images.is_empty() {
+                files.extend(images.into_iter().map(|file| (classes.len(), file)));
+                classes.push(file_name(&folder).into_owned());
+            }
+        }
+        if files.is_empty() {
+            return Err(Error::NoImages { path: root, extensions: EXTENSIONS });
+        }
+        Ok(ImageFolder { root, classes, files })
+    }
+
+    /// Class names in the order of `label_index`.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The file of row `index`.
+    pub fn path(&self, index: usize) -> Option<&Path> {
+        self.files.get(index).map(|(_, path)| path.as_path())
+    }
+}
+
+impl Source for ImageFolder {
+    fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Row, Error> {
+        let (class, path) = self.files.get(index).ok_or_else(|| out_of_range(self, index))?;
+        Ok(Row::from([
+            ("id".to_owned(), Value::Str(index.to_string())),
+            ("image".to_owned(), Value::Bytes(read_file(path)?)),
+            ("label".to_owned(), Value::Str(self.classes[*class].clone())),
+            ("label_index".to_owned(), Value::Int(*class as i64)),
+        ]))
+    }
+
+    fn describe(&self) -> String {
+        let (rows, classes) = (self.files.len(), self.classes.len());
+        format!("imagefolder {} ({rows} rows, {classes} classes)", self.root.display())
+    }
+
+    fn locate(&self, index: usize) -> String {
+        self.path(index).unwrap_or(&self.root).display().to_string()
+    }
+}
+
+fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
+    for path in list(folder)? {
+        if path.is_dir() {
+            collect_images(&path, images)?;
+        } else if path.extension().is_some_and(is_image) {
+            images.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_image(extension: &OsStr) -> bool {
+    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// The entries of a folder that are not hidden, sorted: the file system's own order is not repeatable.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let fail = |source| Error::Io { action: "list", path: folder.to_owned(), source };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if !file_name(&path).starts_with('.') {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_class_folders_says_what_was_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("cat")).unwrap();
+        fs::write(dir.path().join("cat/notes.txt"), "no image").unwrap();
+        fs::write(dir.path().join("loose.png"), "not in a class").unwrap();
+        let message = ImageFolder::open(dir.path()).unwrap_err().to_string();
+        assert!(message.ends_with("expected <class>/<file>.{png,jpg,jpeg,webp,gif,bmp}"), "{message}");
+        fs::write(dir.path().join("cat/a.PNG"), "bytes").unwrap();
+        let source = ImageFolder::open(dir.path()).unwrap();
+        assert_eq!(source.classes(), ["cat"]);
+        assert_eq!(source.get(0).unwrap()["label"], Value::Str("cat".to_owned()));
+        assert!(matches!(source.get(1), Err(Error::OutOfRange { .. })));
+    }
+}
