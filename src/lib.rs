@@ -9,6 +9,7 @@
 pub mod array;
 pub mod autodiff;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod detection;

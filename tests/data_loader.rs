@@ -2,13 +2,14 @@
 //! nothing hangs.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use paligemma::array::{DType, HostArray};
 use paligemma::data::{
-    Batch, Error, Loader, LoaderOptions, MASK, MemorySource, Preprocess, PreprocessError, Processed,
-    Remainder, Row,
+    Batch, Error, Jsonl, JsonlOptions, Loader, LoaderOptions, MASK, MemorySource, Preprocess,
+    PreprocessError, Processed, Remainder, Row,
 };
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
@@ -190,6 +191,27 @@ fn errors_and_panics_name_the_row_and_end_the_loader() {
             assert_eq!(loader.position(), 13);
         }
     }
+}
+
+#[test]
+fn a_missing_image_names_the_file_and_its_line() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/data/jsonl");
+    let fopen_keys = [("image".to_owned(), folder.clone())].into();
+    let source = Jsonl::open(
+        folder.join("bad_missing_image.jsonl"),
+        JsonlOptions { fopen_keys, ..Default::default() },
+    );
+    let size = |row: Row, _| {
+        let mut out = Processed::default();
+        let bytes = row["image"].as_bytes().ok_or("no image")?;
+        out.arrays.insert("bytes".into(), HostArray::scalar(bytes.len() as u32));
+        Ok(out)
+    };
+    let options = LoaderOptions { shuffle: false, ..options(1, 1) };
+    let mut loader = Loader::new(Arc::new(source.unwrap()), Arc::new(size), options).unwrap();
+    assert_eq!(loader.next().unwrap().unwrap().arrays["bytes"].to_f64(), [1689.0]);
+    let message = loader.next().unwrap().unwrap_err().to_string();
+    assert!(message.contains("bad_missing_image.jsonl:2: cannot read file"), "{message}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod order;
 mod prefetch;
 mod row;
 mod source;
+pub mod synth;
 
 pub use batch::{Batch, MASK};
 pub use error::Error;
