@@ -209,7 +209,7 @@ fn a_missing_image_names_the_file_and_its_line() {
     };
     let options = LoaderOptions { shuffle: false, ..options(1, 1) };
     let mut loader = Loader::new(Arc::new(source.unwrap()), Arc::new(size), options).unwrap();
-    assert_eq!(loader.next().unwrap().unwrap().arrays["bytes"].to_f64(), [1689.0]);
+    assert_eq!(loader.next().unwrap().unwrap().arrays["bytes"].to_f64(), [1700.0]);
     let message = loader.next().unwrap().unwrap_err().to_string();
     assert!(message.contains("bad_missing_image.jsonl:2: cannot read file"), "{message}");
 }

@@ -23,6 +23,7 @@ pub struct Args {
     /// Splits with their numbers of pictures, instead of --n and --val-fraction
     #[arg(long, value_name = "NAME=N,…", value_delimiter = ',', value_parser = split)]
     pub splits: Vec<(String, usize)>,
+    /// The same seed draws the same set
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Width and height of the pictures, in pixels
@@ -36,8 +37,9 @@ pub struct Args {
 impl Args {
     fn options(&self) -> Options {
         let splits = if self.splits.is_empty() {
-            let val = (self.n as f64 * self.val_fraction).round() as usize;
-            let both = [("train".to_owned(), self.n - val), ("val".to_owned(), val)];
+            let least = (self.val_fraction > 0.0) as usize;
+            let val = ((self.n as f64 * self.val_fraction).round() as usize).clamp(least, self.n.max(least));
+            let both = [("train".to_owned(), self.n.saturating_sub(val)), ("val".to_owned(), val)];
             both.into_iter().filter(|(name, count)| name == "train" || *count > 0).collect()
         } else {
             self.splits.clone()
@@ -105,6 +107,7 @@ mod tests {
         };
         assert_eq!(splits(""), "train=900 val=100");
         assert_eq!(splits("--n 30 --val-fraction 0.2"), "train=24 val=6");
+        assert_eq!(splits("--n 3"), "train=2 val=1");
         assert_eq!(splits("--n 30 --val-fraction 0"), "train=30");
         assert_eq!(splits("--splits train=3000,val=300,test=1"), "train=3000 val=300 test=1");
     }
