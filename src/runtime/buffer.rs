@@ -166,9 +166,9 @@ impl Buffer {
         Ok(Buffer { client: self.client.clone(), ptr: args.dst_buffer, shape: self.shape.clone() })
     }
 
-    /// Whether a run has taken its memory. Safe code never sees such a buffer: donating moves it.
-    #[cfg(test)]
-    pub(super) fn is_deleted(&self) -> Result<bool, Error> {
+    /// Whether its memory was given up. A donated buffer's is, but donating moves the buffer out of sight, so
+    /// this is false for any buffer that the caller still has.
+    pub fn is_deleted(&self) -> Result<bool, Error> {
         let args = ffi::PJRT_Buffer_IsDeleted_Args { buffer: self.ptr, ..Struct::zeroed() };
         // SAFETY: the buffer is live until drop.
         unsafe { self.client.0.api.call(args) }.map(|args| args.is_deleted)

@@ -158,16 +158,8 @@ impl Client {
     /// [`Error::InvalidArgument`] for a program that does not parse or verify, [`Error::ResourceExhausted`]
     /// where the compiler finds that it cannot fit.
     pub fn compile(&self, program: Program, options: &CompileOptions) -> Result<Executable, Error> {
-        let options = options.encode();
-        let format = program.format.name();
-        let program = ffi::PJRT_Program {
-            struct_size: ffi::PJRT_Program::SIZE,
-            code: program.code.as_ptr().cast_mut().cast(),
-            code_size: program.code.len(),
-            format: format.as_ptr().cast(),
-            format_size: format.len(),
-            ..Struct::zeroed()
-        };
+        let options = options.for_plugin(self.plugin()).encode();
+        let program = program.to_ffi();
         // SAFETY: all pointers are live until the call returns, and compiling does not write to the program.
         let args = unsafe {
             self.0.api.call(ffi::PJRT_Client_Compile_Args {
@@ -180,6 +172,25 @@ impl Client {
         };
         // SAFETY: the executable is new and of this client.
         unsafe { Executable::new(self.clone(), args.executable) }
+    }
+
+    /// Loads what [`CompiledProgram::serialize`](super::CompiledProgram::serialize) wrote, without compiling.
+    ///
+    /// # Safety
+    /// The bytes are code that will run in this process: they were written by a plugin of this very build, and
+    /// nobody changed them since. A plugin need not notice when that is not so.
+    pub unsafe fn deserialize(&self, serialized: &[u8]) -> Result<Executable, Error> {
+        // SAFETY: the bytes live until the call returns; their meaning is the caller's promise.
+        let args = unsafe {
+            self.0.api.call(ffi::PJRT_Executable_DeserializeAndLoad_Args {
+                client: self.0.ptr,
+                serialized_executable: serialized.as_ptr().cast(),
+                serialized_executable_size: serialized.len(),
+                ..Struct::zeroed()
+            })?
+        };
+        // SAFETY: the executable is new and of this client.
+        unsafe { Executable::new(self.clone(), args.loaded_executable) }
     }
 
     pub(super) fn device(&self, index: usize) -> Device {

@@ -182,6 +182,25 @@ pub fn cache_dir() -> Option<PathBuf> {
         .or_else(|| Some(variable("HOME")?.join(".cache/paligemma")))
 }
 
+/// Sets what plugins read from the environment when they are loaded, where the user has not set it: XLA logs
+/// errors only (its warnings are for its own developers), and libtpu does not look for a cloud machine's metadata
+/// on a machine without a TPU, where it would wait minutes for it before a [`Topology`](super::Topology) works.
+///
+/// # Safety
+/// No other thread runs yet: call it first thing in `main`.
+pub unsafe fn prepare_environment() {
+    let mut settings = vec![("TF_CPP_MIN_LOG_LEVEL", "2")];
+    if present_hardware() != Hardware::Tpu {
+        settings.push(("TPU_SKIP_MDS_QUERY", "1"));
+    }
+    for (name, value) in settings {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: promised by the caller.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
+}
+
 /// Folders that may hold the kind's wheel, unpacked.
 fn roots(kind: PluginKind) -> Vec<PathBuf> {
     static INSTALLED: OnceLock<Vec<PathBuf>> = OnceLock::new();

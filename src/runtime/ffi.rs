@@ -3,7 +3,7 @@
 //! Names are the header's, so that they can be searched for there. Every struct starts with `struct_size`
 //! and `extension_start`; the macros below add both, remember each struct's size as the header counts it
 //! (up to the last field, without trailing padding), and pair every argument struct with the one function
-//! that takes it. `tests::layouts_equal_the_header` compiles a C probe against the header itself.
+//! that takes it. The tests compile a C probe against the header itself.
 #![allow(
     non_camel_case_types,
     non_snake_case,
@@ -75,9 +75,9 @@ impl<T: Struct> Padded<T> {
     }
 }
 
-/// `(name, size, [(field, offset)])`, for the probe of the header.
+/// `(name, size, [(field, offset, size)])`, for the probe of the header.
 #[cfg(test)]
-pub type Layout = (&'static str, usize, &'static [(&'static str, usize)]);
+pub type Layout = (&'static str, usize, &'static [(&'static str, usize, usize)]);
 
 const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
@@ -110,7 +110,7 @@ macro_rules! structs {
         pub const $table: &[Layout] = &[$((
             stringify!($name),
             <$name as Struct>::SIZE,
-            &[$((stringify!($field), offset_of!($name, $field)),)*],
+            &[$((stringify!($field), offset_of!($name, $field), size_of::<$type>()),)*],
         ),)*];
     };
 }
@@ -263,7 +263,6 @@ functions! {
     PJRT_DeviceDescription_Id: PJRT_DeviceDescription_Id_Args { device_description: *mut PJRT_DeviceDescription, id: c_int },
     PJRT_DeviceDescription_ProcessIndex: PJRT_DeviceDescription_ProcessIndex_Args { device_description: *mut PJRT_DeviceDescription, process_index: c_int },
     PJRT_DeviceDescription_Kind: PJRT_DeviceDescription_Kind_Args { device_description: *mut PJRT_DeviceDescription, device_kind: *const c_char, device_kind_size: usize },
-    PJRT_DeviceDescription_DebugString: PJRT_DeviceDescription_DebugString_Args { device_description: *mut PJRT_DeviceDescription, debug_string: *const c_char, debug_string_size: usize },
     PJRT_DeviceDescription_Attributes: PJRT_DeviceDescription_Attributes_Args { device_description: *mut PJRT_DeviceDescription, num_attributes: usize, attributes: *const PJRT_NamedValue },
     PJRT_Device_GetDescription: PJRT_Device_GetDescription_Args { device: *mut PJRT_Device, device_description: *mut PJRT_DeviceDescription },
     PJRT_Device_MemoryStats: PJRT_Device_MemoryStats_Args { device: *mut PJRT_Device, bytes_in_use: i64, peak_bytes_in_use: i64, peak_bytes_in_use_is_set: bool, num_allocs: i64, num_allocs_is_set: bool, largest_alloc_size: i64, largest_alloc_size_is_set: bool, bytes_limit: i64, bytes_limit_is_set: bool, bytes_reserved: i64, bytes_reserved_is_set: bool, peak_bytes_reserved: i64, peak_bytes_reserved_is_set: bool, bytes_reservable_limit: i64, bytes_reservable_limit_is_set: bool, largest_free_block_bytes: i64, largest_free_block_bytes_is_set: bool, pool_bytes: i64, pool_bytes_is_set: bool, peak_pool_bytes: i64, peak_pool_bytes_is_set: bool },
@@ -294,7 +293,6 @@ functions! {
     PJRT_TopologyDescription_Create: PJRT_TopologyDescription_Create_Args { topology_name: *const c_char, topology_name_size: usize, create_options: *const PJRT_NamedValue, num_options: usize, topology: *mut PJRT_TopologyDescription },
     PJRT_TopologyDescription_Destroy: PJRT_TopologyDescription_Destroy_Args { topology: *mut PJRT_TopologyDescription },
     PJRT_TopologyDescription_PlatformName: PJRT_TopologyDescription_PlatformName_Args { topology: *const PJRT_TopologyDescription, platform_name: *const c_char, platform_name_size: usize },
-    PJRT_TopologyDescription_PlatformVersion: PJRT_TopologyDescription_PlatformVersion_Args { topology: *mut PJRT_TopologyDescription, platform_version: *const c_char, platform_version_size: usize },
     PJRT_TopologyDescription_GetDeviceDescriptions: PJRT_TopologyDescription_GetDeviceDescriptions_Args { topology: *const PJRT_TopologyDescription, descriptions: *const *mut PJRT_DeviceDescription, num_descriptions: usize },
     PJRT_Compile: PJRT_Compile_Args { topology: *const PJRT_TopologyDescription, program: *const PJRT_Program, compile_options: *const c_char, compile_options_size: usize, client: *mut PJRT_Client, executable: *mut PJRT_Executable },
 }

@@ -33,6 +33,8 @@ mod error;
 mod event;
 mod executable;
 mod ffi;
+#[cfg(test)]
+mod ffi_probe;
 mod named;
 mod options;
 mod plugin;
@@ -41,6 +43,7 @@ mod proto;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 pub use buffer::{Buffer, Download};
 pub use client::{Client, ClientOptions, Device, DeviceDescription, DeviceMemoryStats};
@@ -51,3 +54,4 @@ pub use executable::{Arg, Executable};
 pub use named::NamedValue;
 pub use options::{CompileOptions, FlagValue, Program, ProgramFormat};
 pub use plugin::Plugin;
+pub use topology::Topology;

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use super::proto;
+use super::ffi::{self, Struct};
+use super::{Plugin, proto};
 
 /// The form a program comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +40,19 @@ impl<'a> Program<'a> {
     /// A StableHLO module as MLIR text or bytecode.
     pub fn mlir(code: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Program { format: ProgramFormat::Mlir, code: code.as_ref() }
+    }
+
+    /// The C form; it borrows the code. The pointer to it is `mut` only because results use the same struct.
+    pub(super) fn to_ffi(self) -> ffi::PJRT_Program {
+        let format = self.format.name();
+        ffi::PJRT_Program {
+            struct_size: ffi::PJRT_Program::SIZE,
+            code: self.code.as_ptr().cast_mut().cast(),
+            code_size: self.code.len(),
+            format: format.as_ptr().cast(),
+            format_size: format.len(),
+            ..Struct::zeroed()
+        }
     }
 }
 
@@ -112,6 +126,19 @@ impl CompileOptions {
     pub fn with_flag(mut self, name: impl Into<String>, value: impl Into<FlagValue>) -> Self {
         self.flags.insert(name.into(), value.into());
         self
+    }
+
+    /// These options with what the plugin needs besides: XLA looks for `ptxas` and `libdevice` where this flag
+    /// says, and a CUDA plugin from wheels has them beside it.
+    pub(super) fn for_plugin(&self, plugin: &Plugin) -> Self {
+        const FLAG: &str = "xla_gpu_cuda_data_dir";
+        let mut options = self.clone();
+        if let Some(folder) = plugin.cuda_data_dir()
+            && !options.flags.contains_key(FLAG)
+        {
+            options.flags.insert(FLAG.to_owned(), FlagValue::Str(folder.display().to_string()));
+        }
+        options
     }
 
     /// A serialized `xla::CompileOptionsProto`; equal options give equal bytes.

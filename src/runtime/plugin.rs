@@ -78,6 +78,19 @@ impl Plugin {
         &self.0.attributes
     }
 
+    /// The CUDA toolkit's folder in the wheels beside the plugin: `nvidia/cu13` or `nvidia/cuda_nvcc`.
+    pub(super) fn cuda_data_dir(&self) -> Option<PathBuf> {
+        let folder = self.0.path.parent()?;
+        if folder.file_name()?.to_str()?.contains("cuda") {
+            let wheels = folder.parent()?.parent()?.join("nvidia");
+            return ["cu13", "cuda_nvcc"]
+                .map(|name| wheels.join(name))
+                .into_iter()
+                .find(|path| path.is_dir());
+        }
+        None
+    }
+
     pub(super) fn api(&self) -> Api {
         self.0.api
     }
