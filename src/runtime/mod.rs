@@ -26,6 +26,7 @@
 
 mod api;
 mod buffer;
+mod cache;
 mod client;
 mod compiled;
 pub mod discover;
@@ -46,6 +47,7 @@ mod tests;
 mod topology;
 
 pub use buffer::{Buffer, Download};
+pub use cache::{CACHE_VARIABLE, CacheOutcome, ExecutableCache};
 pub use client::{Client, ClientOptions, Device, DeviceDescription, DeviceMemoryStats};
 pub use compiled::{CompiledMemoryStats, CompiledProgram};
 pub use discover::{Found, PluginKind, PluginRequest, Wanted};
