@@ -187,3 +187,28 @@ impl CompileOptions {
         .encode_to_vec()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    #[test]
+    fn equal_options_have_equal_bytes_and_read_back() {
+        let options =
+            CompileOptions { num_replicas: 2, device_ids: vec![0, 1, 2, 3], ..CompileOptions::spmd(2) };
+        let one = options.clone().with_flag("b", 1i64).with_flag("a", true).with_flag("c", 0.5);
+        let other = options.with_flag("c", 0.5).with_flag("a", true).with_flag("b", 1i64);
+        assert_eq!(one.encode(), other.encode());
+
+        let decoded = proto::CompileOptionsProto::decode(one.encode().as_slice()).unwrap();
+        let build = decoded.executable_build_options.unwrap();
+        assert_eq!((build.num_replicas, build.num_partitions, build.device_ordinal), (2, 2, -1));
+        let columns = build.device_assignment.unwrap().computation_devices;
+        let columns: Vec<_> = columns.into_iter().map(|column| column.replica_device_ids).collect();
+        assert_eq!(columns, [[0, 2], [1, 3]]);
+        let names: Vec<_> = decoded.env_option_overrides.into_keys().collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
+}

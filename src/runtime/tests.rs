@@ -1,7 +1,7 @@
 use pretty_assertions::assert_eq;
 
 use super::testing::{cpu_client, four_cpu_devices};
-use super::{Arg, Buffer, Client, CompileOptions, Error, Executable, Program};
+use super::{Arg, Buffer, Client, CompileOptions, Error, Executable, NamedValue, Program};
 use crate::array::{DType, HostArray, Shape};
 
 const ADD: &str = "module @add {
@@ -75,6 +75,82 @@ fn donated_buffers_are_gone_and_kept_ones_are_not() {
     assert!(!first.is_deleted().unwrap());
     assert_eq!(first.download().unwrap().values::<f32>().unwrap()[1023], 3.0);
     assert_eq!(second[0].download().unwrap().values::<f32>().unwrap()[0], 4.0);
+}
+
+#[test]
+fn donation_survives_serialization() {
+    let client = cpu_client();
+    let bytes = compile(&client, STEP).compiled().serialize().unwrap();
+    // SAFETY: the bytes are this plugin's.
+    let step = unsafe { client.deserialize(&bytes) }.unwrap();
+    let one = upload(&client, &HostArray::new([1024], &[1.0f32; 1024]).unwrap());
+    let args = [vec![Arg::Donate(upload(&client, &one.download().unwrap())), Arg::Keep(&one)]];
+    let result = step.start(&args).unwrap().remove(0).remove(0);
+    assert!(args[0][0].buffer().is_deleted().unwrap());
+    assert_eq!(result.download().unwrap().values::<f32>().unwrap()[1023], 2.0);
+}
+
+#[test]
+fn uploads_keep_their_memory_and_downloads_wait_when_dropped() {
+    let client = cpu_client();
+    let device = &client.devices()[0];
+    let buffers: Vec<_> = (0..64)
+        .map(|i| {
+            client.upload_owned(HostArray::new([65536], &vec![i as f32; 65536]).unwrap(), device).unwrap()
+        })
+        .collect();
+    for (i, buffer) in buffers.iter().enumerate() {
+        drop(buffer.start_download().unwrap());
+        let download = buffer.start_download().unwrap();
+        assert_eq!(download.wait().unwrap().values::<f32>().unwrap()[65535], i as f32);
+    }
+}
+
+#[test]
+fn a_program_starts_before_its_arguments_are_there() {
+    // A chain of runs is started as a whole; the host waits once, at its end.
+    let client = cpu_client();
+    let step = compile(&client, STEP);
+    let one = upload(&client, &HostArray::new([1024], &[1.0f32; 1024]).unwrap());
+    let mut x = upload(&client, &HostArray::new([1024], &[0.0f32; 1024]).unwrap());
+    for _ in 0..100 {
+        x = step.execute(vec![Arg::Donate(x), Arg::Keep(&one)]).unwrap().remove(0);
+    }
+    assert_eq!(x.download().unwrap().values::<f32>().unwrap()[17], 100.0);
+}
+
+#[test]
+fn compiled_programs_tell_their_needs() {
+    let client = cpu_client();
+    let step = compile(&client, STEP);
+    let stats = step.compiled().memory_stats().unwrap();
+    assert_eq!((stats.argument_bytes, stats.output_bytes, stats.alias_bytes), (8192, 4096, 4096));
+    assert_eq!(stats.total_bytes(), 8192 + stats.temp_bytes);
+    assert_eq!(step.compiled().name().unwrap(), "step");
+    assert_eq!(step.compiled().output_shapes().unwrap(), [Shape::new(DType::F32, [1024])]);
+    assert_eq!((step.compiled().num_replicas().unwrap(), step.compiled().num_partitions().unwrap()), (1, 1));
+    let cost = step.compiled().cost_analysis().unwrap();
+    let flops = cost.iter().find(|(name, _)| name == "flops").map(|(_, value)| value);
+    assert_eq!(flops, Some(&NamedValue::Float(1024.0)));
+    assert_eq!(client.devices()[0].memory_stats().unwrap(), None);
+}
+
+#[test]
+fn plugins_and_devices_describe_themselves() {
+    let client = four_cpu_devices();
+    assert_eq!(client.platform_name(), "cpu");
+    assert_eq!(client.devices().iter().map(|device| device.id()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert!(client.devices().iter().all(|device| device.kind() == "cpu" && device.is_addressable()));
+    assert!(client.plugin().attributes().iter().any(|(name, _)| name == "xla_version"));
+    assert_eq!(client.plugin().api_version().0, 0);
+}
+
+#[test]
+fn bad_options_are_refused() {
+    let client = cpu_client();
+    let options = CompileOptions::default().with_flag("xla_no_such_flag", true);
+    let error = client.compile(Program::mlir(ADD), &options).unwrap_err();
+    assert!(error.to_string().contains("xla_no_such_flag"), "{error}");
 }
 
 #[test]
