@@ -1,3 +1,4 @@
 //! The command line: one file per verb.
 
 pub mod data_synth;
+pub mod devices;

@@ -151,7 +151,7 @@ impl Buffer {
             })?;
             Event::new(api, args.event)
         };
-        Ok(Download { array: Some(array), event })
+        Ok(Download { array: Some(array), event, _client: self.client.clone() })
     }
 
     /// Starts a copy to another device of the same client.
@@ -209,6 +209,8 @@ pub struct Download {
     /// `None` only once waited for. The device writes to its heap memory, which moves of this struct leave alone.
     array: Option<HostArray>,
     event: Event,
+    /// The client's threads do the copying.
+    _client: Client,
 }
 
 impl Download {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use super::api::{self, Api};
 use super::ffi::{self, Struct};
 use super::named;
-use super::{CompileOptions, Error, Executable, NamedValue, Plugin, Program};
+use super::{CompileOptions, Error, Executable, NamedValue, Plugin, PluginKind, Program};
 
-/// Options that a client is created with. What is not set is not sent, and a plugin uses its own default; one
-/// that does not know an option ignores it or refuses, as it likes.
+/// Options that a client is created with. Each is sent only to the kind of plugin that it is about, so one set
+/// of them serves every machine; `other` is sent as it is, and CUDA's plugin refuses names that it does not know.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClientOptions {
-    /// Devices that the CPU plugin makes of the one CPU.
+    /// CPU: how many devices to make of the one CPU. One if not set, where the plugin itself would make four.
     pub cpu_device_count: Option<usize>,
     /// GPU: take the memory at once (the plugin's default) or as needed.
     pub preallocate: Option<bool>,
@@ -30,15 +30,19 @@ impl ClientOptions {
         ClientOptions { cpu_device_count: Some(count), ..Default::default() }
     }
 
-    fn named_values(&self) -> Vec<(String, NamedValue)> {
+    fn named_values(&self, kind: Option<PluginKind>) -> Vec<(String, NamedValue)> {
+        let is_cpu = kind.is_none_or(|kind| kind == PluginKind::Cpu);
+        let is_cuda = kind.is_none_or(|kind| matches!(kind, PluginKind::Cuda13 | PluginKind::Cuda12));
+        let cpu_device_count = self.cpu_device_count.or((kind == Some(PluginKind::Cpu)).then_some(1));
         let typed = [
-            ("cpu_device_count", self.cpu_device_count.map(|count| NamedValue::Int(count as i64))),
-            ("preallocate", self.preallocate.map(NamedValue::Bool)),
-            ("memory_fraction", self.memory_fraction.map(NamedValue::Float)),
-            ("allocator", self.allocator.clone().map(NamedValue::Str)),
-            ("visible_devices", self.visible_devices.clone().map(NamedValue::IntList)),
+            (is_cpu, "cpu_device_count", cpu_device_count.map(|count| NamedValue::Int(count as i64))),
+            (is_cuda, "preallocate", self.preallocate.map(NamedValue::Bool)),
+            (is_cuda, "memory_fraction", self.memory_fraction.map(NamedValue::Float)),
+            (is_cuda, "allocator", self.allocator.clone().map(NamedValue::Str)),
+            (is_cuda, "visible_devices", self.visible_devices.clone().map(NamedValue::IntList)),
         ];
-        let typed = typed.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let typed = typed.into_iter().filter(|(applies, ..)| *applies);
+        let typed = typed.filter_map(|(_, name, value)| Some((name.to_owned(), value?)));
         typed.chain(self.other.iter().cloned()).collect()
     }
 }
@@ -74,7 +78,7 @@ impl Drop for ClientInner {
 impl Client {
     pub fn new(plugin: &Plugin, options: &ClientOptions) -> Result<Self, Error> {
         let api = plugin.api();
-        let values = options.named_values();
+        let values = options.named_values(plugin.kind());
         let create_options = named::to_ffi(&values);
         // SAFETY: the options live until the call returns.
         let client = unsafe {
@@ -368,4 +372,29 @@ pub struct DeviceMemoryStats {
     pub largest_free_block_bytes: Option<u64>,
     pub pool_bytes: Option<u64>,
     pub peak_pool_bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_go_to_the_plugins_they_are_about() {
+        let options = ClientOptions {
+            memory_fraction: Some(0.5),
+            other: vec![("node_id".to_owned(), 3i64.into())],
+            ..ClientOptions::cpu_devices(8)
+        };
+        let names = |kind| options.named_values(kind).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(Some(PluginKind::Cpu)), ["cpu_device_count", "node_id"]);
+        assert_eq!(names(Some(PluginKind::Cuda12)), ["memory_fraction", "node_id"]);
+        assert_eq!(names(Some(PluginKind::Tpu)), ["node_id"]);
+        assert_eq!(names(None), ["cpu_device_count", "memory_fraction", "node_id"]);
+        let default = ClientOptions::default();
+        assert_eq!(
+            default.named_values(Some(PluginKind::Cpu)),
+            [("cpu_device_count".to_owned(), 1i64.into())]
+        );
+        assert_eq!(default.named_values(None), []);
+    }
 }

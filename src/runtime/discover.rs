@@ -34,6 +34,32 @@ impl PluginKind {
         }
     }
 
+    /// Whether this machine has such devices, judged by its device nodes. Without them a plugin still compiles for
+    /// a [`Topology`](super::Topology).
+    pub fn has_devices(self) -> bool {
+        match self {
+            PluginKind::Cpu => true,
+            PluginKind::Cuda13 | PluginKind::Cuda12 => has_nvidia_gpu(),
+            PluginKind::Tpu => has_tpu(),
+        }
+    }
+
+    /// The kind that a file's name tells, whether it came in a wheel or was built from XLA's sources
+    /// (`pjrt_c_api_cpu_plugin.so`). CUDA's version is in the folder's name, if anywhere.
+    pub fn of_file(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        if name.contains("cpu") {
+            Some(PluginKind::Cpu)
+        } else if name.contains("tpu") {
+            Some(PluginKind::Tpu)
+        } else if name.contains("cuda") || name.contains("gpu") {
+            let folder = path.parent().and_then(Path::to_str).unwrap_or_default();
+            Some(if folder.contains("cuda12") { PluginKind::Cuda12 } else { PluginKind::Cuda13 })
+        } else {
+            None
+        }
+    }
+
     /// The plugin's file in a tree of unpacked wheels (`site-packages`).
     const fn file(self) -> &'static str {
         match self {
@@ -65,7 +91,9 @@ pub enum Wanted {
 impl Wanted {
     fn kinds(self) -> &'static [PluginKind] {
         match self {
-            Wanted::Any => present_hardware().kinds(),
+            Wanted::Any if has_tpu() => &[PluginKind::Tpu],
+            Wanted::Any if has_nvidia_gpu() => &[PluginKind::Cuda13, PluginKind::Cuda12],
+            Wanted::Any => &[PluginKind::Cpu],
             Wanted::Cuda => &[PluginKind::Cuda13, PluginKind::Cuda12],
             Wanted::Kind(PluginKind::Cpu) => &[PluginKind::Cpu],
             Wanted::Kind(PluginKind::Cuda13) => &[PluginKind::Cuda13],
@@ -76,9 +104,7 @@ impl Wanted {
 
     /// Whether a file may be such a plugin, by its name; a name that tells nothing is accepted.
     fn accepts_file(self, path: &Path) -> bool {
-        let name = |kind: PluginKind| Path::new(kind.file()).file_name();
-        let is = |kind: &PluginKind| name(*kind) == path.file_name();
-        self == Wanted::Any || !PluginKind::ALL.iter().any(is) || self.kinds().iter().any(is)
+        self == Wanted::Any || PluginKind::of_file(path).is_none_or(|kind| self.kinds().contains(&kind))
     }
 }
 
@@ -114,11 +140,17 @@ impl PluginRequest {
 /// A plugin's file and where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Unknown where the user named a file.
+    /// For a file that the user named, what its name tells.
     pub kind: Option<PluginKind>,
     pub path: PathBuf,
     /// `--plugin`, `PALIGEMMA_PJRT_PLUGIN`, or the folder that was searched.
     pub source: String,
+}
+
+impl Found {
+    fn named(path: PathBuf, source: &str) -> Self {
+        Found { kind: PluginKind::of_file(&path), path, source: source.to_owned() }
+    }
 }
 
 /// Finds one plugin: the file in the request, the one in [`PLUGIN_VARIABLE`] (unless its name is that of another
@@ -128,12 +160,12 @@ pub struct Found {
 /// [`Error::PluginNotFound`] with the command that fetches the plugin and the places searched.
 pub fn find(request: &PluginRequest) -> Result<Found, Error> {
     if let Some(path) = &request.path {
-        return Ok(Found { kind: None, path: path.clone(), source: "--plugin".to_owned() });
+        return Ok(Found::named(path.clone(), "--plugin"));
     }
     if let Some(path) = std::env::var_os(PLUGIN_VARIABLE).map(PathBuf::from)
         && request.wanted.accepts_file(&path)
     {
-        return Ok(Found { kind: None, path, source: PLUGIN_VARIABLE.to_owned() });
+        return Ok(Found::named(path, PLUGIN_VARIABLE));
     }
     let kinds = request.wanted.kinds();
     let mut searched = Vec::new();
@@ -158,11 +190,7 @@ pub fn find(request: &PluginRequest) -> Result<Found, Error> {
 
 /// Every plugin within reach, in order of preference.
 pub fn find_all() -> Vec<Found> {
-    let named = std::env::var_os(PLUGIN_VARIABLE).map(|path| Found {
-        kind: None,
-        path: path.into(),
-        source: PLUGIN_VARIABLE.to_owned(),
-    });
+    let named = std::env::var_os(PLUGIN_VARIABLE).map(|path| Found::named(path.into(), PLUGIN_VARIABLE));
     let installed = PluginKind::ALL.into_iter().flat_map(|kind| {
         roots(kind).into_iter().map(move |root| Found {
             kind: Some(kind),
@@ -190,7 +218,7 @@ pub fn cache_dir() -> Option<PathBuf> {
 /// No other thread runs yet: call it first thing in `main`.
 pub unsafe fn prepare_environment() {
     let mut settings = vec![("TF_CPP_MIN_LOG_LEVEL", "2")];
-    if present_hardware() != Hardware::Tpu {
+    if !has_tpu() {
         settings.push(("TPU_SKIP_MDS_QUERY", "1"));
     }
     for (name, value) in settings {
@@ -240,34 +268,14 @@ fn python_packages() -> Vec<PathBuf> {
     String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).filter(|path| path.is_dir()).collect()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hardware {
-    Tpu,
-    Nvidia,
-    CpuOnly,
+fn has_nvidia_gpu() -> bool {
+    // The last is the GPU inside WSL 2.
+    ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
 }
 
-impl Hardware {
-    fn kinds(self) -> &'static [PluginKind] {
-        match self {
-            Hardware::Tpu => &[PluginKind::Tpu],
-            Hardware::Nvidia => &[PluginKind::Cuda13, PluginKind::Cuda12],
-            Hardware::CpuOnly => &[PluginKind::Cpu],
-        }
-    }
-}
-
-fn present_hardware() -> Hardware {
-    let exists = |path: &str| Path::new(path).exists();
-    // Older TPUs have their own device nodes. Newer ones are given out through VFIO, as other devices also are.
-    if exists("/dev/accel0") || (exists("/dev/vfio") && has_tpu_on_pci()) {
-        Hardware::Tpu
-    } else if exists("/dev/nvidiactl") || exists("/dev/nvidia0") || exists("/dev/dxg") {
-        // The last is the GPU inside WSL 2.
-        Hardware::Nvidia
-    } else {
-        Hardware::CpuOnly
-    }
+/// Older TPUs have their own device nodes. Newer ones are given out through VFIO, as other devices also are.
+fn has_tpu() -> bool {
+    Path::new("/dev/accel0").exists() || (Path::new("/dev/vfio").exists() && has_tpu_on_pci())
 }
 
 /// Whether a TPU is on the PCI bus; Google's vendor id alone would also match its network cards.
@@ -278,4 +286,59 @@ fn has_tpu_on_pci() -> bool {
         let id = |name| std::fs::read_to_string(device.path().join(name)).unwrap_or_default();
         id("vendor").trim() == "0x1ae0" && TPU_IDS.contains(&id("device").trim())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    #[test]
+    fn file_names_tell_the_kind() {
+        for kind in PluginKind::ALL {
+            assert_eq!(PluginKind::of_file(&Path::new("/wheels").join(kind.file())), Some(kind));
+        }
+        assert_eq!(PluginKind::of_file(Path::new("/xla/pjrt_c_api_gpu_plugin.so")), Some(PluginKind::Cuda13));
+        assert_eq!(PluginKind::of_file(Path::new("/opt/my_plugin.so")), None);
+        assert!(Wanted::Cuda.accepts_file(Path::new("/xla_cuda12/xla_cuda_plugin.so")));
+        assert!(!Wanted::Kind(PluginKind::Cpu).accepts_file(Path::new("/xla_cuda12/xla_cuda_plugin.so")));
+        assert!(Wanted::Kind(PluginKind::Cpu).accepts_file(Path::new("/opt/my_plugin.so")));
+    }
+
+    #[test]
+    fn kinds_are_read_by_name() {
+        assert_eq!("cuda".parse::<Wanted>().unwrap(), Wanted::Cuda);
+        for kind in PluginKind::ALL {
+            assert_eq!(kind.name().parse::<Wanted>().unwrap(), Wanted::Kind(kind));
+        }
+        let error = "rocm".parse::<Wanted>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unknown plugin kind \"rocm\", known are: cpu, cuda, cuda13, cuda12, tpu"
+        );
+    }
+
+    #[test]
+    fn venvs_of_any_python_are_looked_into() {
+        let venv = tempfile::tempdir().unwrap();
+        let packages = venv.path().join("lib/python3.12/site-packages");
+        std::fs::create_dir_all(&packages).unwrap();
+        assert_eq!(venv_packages(venv.path()), [packages]);
+        assert_eq!(venv_packages(Path::new("/nowhere")), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_missing_plugin_names_the_command() {
+        let error = Error::PluginNotFound {
+            wanted: "TPU",
+            fetch: PluginKind::Tpu.name(),
+            searched: vec!["/a/libtpu.so".to_owned(), "/b/libtpu.so".to_owned()],
+        };
+        assert_eq!(
+            error.to_string(),
+            "no PJRT plugin for TPU found; fetch one with `scripts/fetch-plugin tpu`, or name its file with \
+             --plugin or PALIGEMMA_PJRT_PLUGIN; searched: /a/libtpu.so, /b/libtpu.so"
+        );
+    }
 }

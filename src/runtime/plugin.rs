@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::api::Api;
 use super::ffi::{self, Struct};
 use super::named;
-use super::{Error, Found, NamedValue, PluginRequest, discover};
+use super::{Error, Found, NamedValue, PluginKind, PluginRequest, discover};
 
 /// A loaded and initialised PJRT plugin. Cheap to clone; the library stays loaded until the process ends.
 #[derive(Clone)]
@@ -68,6 +68,11 @@ impl Plugin {
         &self.0.path
     }
 
+    /// The kind that the file's name tells.
+    pub fn kind(&self) -> Option<PluginKind> {
+        PluginKind::of_file(&self.0.path)
+    }
+
     /// Major and minor version of the PJRT C API that the plugin was built with.
     pub fn api_version(&self) -> (i32, i32) {
         self.0.api.version()
@@ -80,15 +85,13 @@ impl Plugin {
 
     /// The CUDA toolkit's folder in the wheels beside the plugin: `nvidia/cu13` or `nvidia/cuda_nvcc`.
     pub(super) fn cuda_data_dir(&self) -> Option<PathBuf> {
-        let folder = self.0.path.parent()?;
-        if folder.file_name()?.to_str()?.contains("cuda") {
-            let wheels = folder.parent()?.parent()?.join("nvidia");
-            return ["cu13", "cuda_nvcc"]
-                .map(|name| wheels.join(name))
-                .into_iter()
-                .find(|path| path.is_dir());
-        }
-        None
+        let name = match self.kind()? {
+            PluginKind::Cuda13 => "cu13",
+            PluginKind::Cuda12 => "cuda_nvcc",
+            PluginKind::Cpu | PluginKind::Tpu => return None,
+        };
+        let folder = self.0.path.ancestors().nth(3)?.join("nvidia").join(name);
+        folder.is_dir().then_some(folder)
     }
 
     pub(super) fn api(&self) -> Api {

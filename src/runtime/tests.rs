@@ -120,6 +120,35 @@ fn a_program_starts_before_its_arguments_are_there() {
 }
 
 #[test]
+fn execute_does_not_wait_for_results() {
+    let client = cpu_client();
+    let slow = "module @slow {
+        func.func @main(%x: tensor<512x512xf32>) -> tensor<512x512xf32> {
+            %start = stablehlo.constant dense<0> : tensor<i32>
+            %end = stablehlo.constant dense<400> : tensor<i32>
+            %one = stablehlo.constant dense<1> : tensor<i32>
+            %last:2 = stablehlo.while(%i = %start, %y = %x) : tensor<i32>, tensor<512x512xf32>
+            cond {
+                %more = stablehlo.compare LT, %i, %end : (tensor<i32>, tensor<i32>) -> tensor<i1>
+                stablehlo.return %more : tensor<i1>
+            } do {
+                %next = stablehlo.add %i, %one : tensor<i32>
+                %z = stablehlo.dot %y, %x : (tensor<512x512xf32>, tensor<512x512xf32>) -> tensor<512x512xf32>
+                stablehlo.return %next, %z : tensor<i32>, tensor<512x512xf32>
+            }
+            return %last#1 : tensor<512x512xf32>
+        }
+    }";
+    let slow = compile(&client, slow);
+    let x = upload(&client, &HostArray::zeros(Shape::new(DType::F32, [512, 512])));
+    let result = slow.execute(vec![Arg::Keep(&x)]).unwrap().remove(0);
+    // A hundred billion operations are not over by now.
+    assert!(!result.is_ready().unwrap());
+    result.wait().unwrap();
+    assert!(result.is_ready().unwrap());
+}
+
+#[test]
 fn compiled_programs_tell_their_needs() {
     let client = cpu_client();
     let step = compile(&client, STEP);
