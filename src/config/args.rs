@@ -1,8 +1,10 @@
-//! Declared arguments: `args: {res: 224}` at the top, `{res}` in strings, `--arg res=448` on the command line.
+//! Declared arguments: `args: {res: 224}` at the top, `{res}` in strings, `--arg res=448` on the command
+//! line.
 //!
 //! Braces around a declared name are replaced, also with integer arithmetic on it (`tolen({text_len+1})`,
-//! `{res*8//7}`). All other braces stay: `strfmt("{caption}")` is left alone unless `caption` is declared, in which
-//! case `{{caption}}` stands for `{caption}`. A string that is nothing but `"{res}"` takes the argument's type.
+//! `{res*8//7}`). All other braces stay: `strfmt("{caption}")` is left alone unless `caption` is declared, in
+//! which case `{{caption}}` stands for `{caption}`. A string that is nothing but `"{res}"` takes the
+//! argument's type.
 
 use super::decode::Decoder;
 use super::error::suggest;
@@ -154,8 +156,8 @@ fn plain(value: &Node) -> String {
     }
 }
 
-/// The value of `name` or of integer arithmetic (`+ - * //`) that begins with a declared name; `None` for anything
-/// else, which is then no substitution.
+/// The value of `name` or of integer arithmetic (`+ - * //`) that begins with a declared name; `None` for
+/// anything else, which is then no substitution.
 fn evaluate(expression: &str, args: &[Arg]) -> Option<Node> {
     let declared = |name: &str| args.iter().find(|(other, _)| other == name).map(|(_, value)| value);
     if let Some(value) = declared(expression) {

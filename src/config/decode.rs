@@ -15,16 +15,28 @@ pub struct Decoder {
     pub(super) origin: Arc<Origin>,
     path: Vec<String>,
     pub(super) problems: Vec<Problem>,
+    /// Keys that exist only because `--set` named something inside them, with what may have been meant.
+    pub(super) created: Vec<(String, String)>,
 }
 
 impl Decoder {
     pub(super) fn new(origin: Arc<Origin>, path: Vec<String>) -> Self {
-        Decoder { origin, path, problems: Vec::new() }
+        Decoder { origin, path, problems: Vec::new(), created: Vec::new() }
     }
 
     /// The dotted key that is being decoded.
     pub fn key(&self) -> String {
         self.path.join(".")
+    }
+
+    /// Whether `name`, a key of the section that is being decoded, has been found good so far. Checks of
+    /// several keys ask first: a mistaken key stands there with its default.
+    pub fn is_good(&self, name: &str) -> bool {
+        let key = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.key()) };
+        let inside = |problem: &Problem| {
+            problem.key.strip_prefix(&key).is_some_and(|p| p.is_empty() || p.starts_with('.'))
+        };
+        !self.problems.iter().any(inside)
     }
 
     pub(super) fn path(&self) -> &[String] {
@@ -91,14 +103,6 @@ impl<'a> Remaining<'a> {
     pub(super) fn take(&mut self, key: &str) -> Option<&'a Entry> {
         let index = self.entries.iter().position(|entry| entry.key == key)?;
         Some(self.entries.remove(index))
-    }
-
-    /// Where a key stands, or the map where it has no such key.
-    pub(super) fn span_of(map: &Node, key: &str) -> Span {
-        match &map.kind {
-            Kind::Map(entries) => entries.iter().find(|e| e.key == key).map_or(map.span, |e| e.span),
-            _ => map.span,
-        }
     }
 }
 

@@ -36,10 +36,13 @@ fn list(diagnostics: &[Diagnostic]) -> String {
     }
 }
 
+/// The source of what `--set` and `--arg` say.
+pub(super) const COMMAND_LINE: &str = "command line";
+
 /// One problem: what, where, and the line in question with the place marked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Diagnostic {
-    /// The file, or the `--set` or `--arg` that holds the mistake; empty for a default.
+    /// The file that holds the mistake, or `command line`; empty for a default.
     pub source: String,
     /// Line and column, counted from 1; 0 when the place is not in a text.
     pub line: usize,
@@ -53,10 +56,13 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line == 0 {
-            return write!(f, "{}", self.message);
+        match self.line {
+            0 => write!(f, "{}", self.message),
+            _ if self.source == COMMAND_LINE => {
+                write!(f, "{}: {}\n{}", self.source, self.message, self.excerpt)
+            }
+            line => write!(f, "{}:{line}:{}: {}\n{}", self.source, self.column, self.message, self.excerpt),
         }
-        write!(f, "{}:{}:{}: {}\n{}", self.source, self.line, self.column, self.message, self.excerpt)
     }
 }
 
@@ -143,6 +149,8 @@ pub(crate) fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     let (lead, names) = match near.is_empty() {
         false => ("did you mean", near),
         true if known.is_empty() => return "none is known here".to_owned(),
+        // A list that long helps nobody.
+        true if known.len() > 12 => return "no key here is like it (--help-config lists all)".to_owned(),
         true => ("known are", known),
     };
     let joiner = if lead == "known are" { " and " } else { " or " };

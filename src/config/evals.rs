@@ -1,6 +1,6 @@
 //! Evaluations during and after training.
 
-use super::decode::{Decoder, Remaining};
+use super::decode::Decoder;
 use super::input::Source;
 use super::node::Node;
 use super::run::whole;
@@ -26,7 +26,8 @@ config_choice! {
 config_section! {
     /// One evaluation.
     pub struct Eval checked by check_eval {
-        /// The evaluator (`perplexity`, `storepreds`, `coco_caption`, ...); null takes the evaluation's own name.
+        /// The evaluator (`perplexity`, `storepreds`, `coco_caption`, ...); null takes the evaluation's own
+        /// name.
         pub kind as "type": Option<String> = None;
         /// What the model does with a batch: `logits`, `decode`, `beam_decode`, ...
         pub pred: String = "predict".into();
@@ -36,8 +37,7 @@ config_section! {
         pub prefix: Option<String> = None;
         /// Whether the evaluation before the first step is left out.
         pub skip_first: bool = false;
-        /// How often it runs. The last step is always evaluated when this is set; without it, it runs only before
-        /// and after training.
+        /// How often it runs, the last step included; without it, it runs only before training.
         pub log: Duration = Duration::NONE;
         /// The examples.
         pub data: Source;
@@ -54,5 +54,5 @@ config_section! {
 }
 
 fn check_eval(eval: &Eval, node: &Node, decoder: &mut Decoder) {
-    whole("log", &eval.log, Remaining::span_of(node, "log_steps"), decoder);
+    whole("log", &eval.log, node.key_span("log_steps"), decoder);
 }

@@ -7,8 +7,8 @@ use super::node::{Entry, Kind, Node};
 use super::schema::{NON_NEGATIVE, POSITIVE, unknown_word};
 use crate::config_section;
 
-/// Keys whose value in a row is a file to read, each with the folder that is put before it. A list of keys means
-/// no folder.
+/// Keys whose value in a row is a file to read, each with the folder that is put before it. A list of keys
+/// means no folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FopenKeys(pub Vec<(String, FilePath)>);
 
@@ -47,8 +47,8 @@ config_section! {
     pub struct Jsonl {
         /// The file, one JSON object per line.
         pub fname: FilePath;
-        /// Keys whose value is the name of a file that is read in its place (`{image: photos/}`); relative names
-        /// are relative to the given folder.
+        /// Keys whose value is the name of a file that is read in its place (`{image: photos/}`); relative
+        /// names are relative to the given folder.
         pub fopen_keys: FopenKeys = FopenKeys::default();
         /// First row that is used, counted from 0.
         pub start: usize = 0;
@@ -98,28 +98,31 @@ macro_rules! sources {
                     $( Some((_, Some($name))) => $variant::decode(&rest, decoder).map(Source::$variant), )+
                     Some((name, _)) => decoder.within("name", |d| unknown_word(name, Source::NAMES, d)),
                     None => {
-                        let message = format!("{} lacks the key \"name\" ({})", decoder.key(), Source::NAMES.join(", "));
+                        let names = Source::NAMES.join(", ");
+                        let message = format!("{} lacks the key \"name\" ({names})", decoder.key());
                         decoder.problem(node.span, message)
                     }
                 }
             }
 
             fn encode(&self) -> Node {
-                let (name, Node { kind, .. }) = match self { $( Source::$variant(s) => ($name, s.encode()), )+ };
-                let mut entries = vec![entry("name", name.into())];
-                if let Kind::Map(rest) = kind {
+                let rest = match self { $( Source::$variant(source) => source.encode(), )+ };
+                let mut entries = vec![entry("name", self.name().into())];
+                if let Kind::Map(rest) = rest.kind {
                     entries.extend(rest);
                 }
                 Kind::Map(entries).into()
             }
+        }
 
-            fn document(prefix: &str, rows: &mut Vec<Row>) {
-                $(
-                    let (key, type_name) = (format!("{prefix}name"), $name.to_owned());
-                    rows.push(Row { key, type_name, default: None, meaning: concat!($($about),+).trim().to_owned() });
-                    $variant::document(prefix, rows);
-                )+
-            }
+        /// The rows of every kind of source. Shown once, for `input.data`.
+        fn document_sources(prefix: &str, rows: &mut Vec<Row>) {
+            $(
+                let (key, type_name) = (format!("{prefix}name"), $name.to_owned());
+                let meaning = concat!($($about),+).trim().to_owned();
+                rows.push(Row { key, type_name, default: None, meaning });
+                $variant::document(prefix, rows);
+            )+
         }
     };
 }
@@ -173,7 +176,7 @@ impl Field for InputData {
     }
 
     fn document(prefix: &str, rows: &mut Vec<Row>) {
-        Source::document(prefix, rows);
+        document_sources(prefix, rows);
     }
 }
 
@@ -190,8 +193,8 @@ config_section! {
         pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
         /// Whether the raw examples stay in memory after the first epoch. With a mixture, set it per source.
         pub cache_raw: bool = false;
-        /// Whether an example that cannot be read or preprocessed is skipped with a warning instead of stopping the
-        /// run. With a mixture, set it per source.
+        /// Whether an example that cannot be read or preprocessed is skipped with a warning instead of
+        /// stopping the run. With a mixture, set it per source.
         pub skip_errors: bool = false;
         /// Threads that preprocess; null uses every CPU core.
         pub num_parallel_calls: Option<usize> = None, POSITIVE;
@@ -258,7 +261,7 @@ fn check_input(input: &Input, node: &Node, decoder: &mut Decoder) {
     };
     for (name, _) in input.sources.0.iter().filter(|(name, _)| weights.is_none_or(|w| w.get(name).is_none()))
     {
-        let span = Remaining::span_of(node, name);
+        let span = node.key_span(name);
         let message = format!("source \"{name}\" has no weight in {}.data", decoder.key());
         decoder.problem::<()>(span, message);
     }
@@ -269,13 +272,13 @@ fn check_input(input: &Input, node: &Node, decoder: &mut Decoder) {
         if node.get(name).is_none() {
             let message =
                 format!("{0}.data weighs \"{name}\", but there is no section {0}.{name}", decoder.key());
-            decoder.problem::<()>(Remaining::span_of(data, name), message);
+            decoder.problem::<()>(data.key_span(name), message);
         }
     }
     for key in ["pp", "shuffle_buffer_size", "cache_raw", "skip_errors"] {
         if node.get(key).is_some_and(|value| *value != default_of(key)) {
             let message = format!("{key} is set per source in a mixture ({}.NAME.{key})", decoder.key());
-            decoder.problem::<()>(Remaining::span_of(node, key), message);
+            decoder.problem::<()>(node.key_span(key), message);
         }
     }
 }

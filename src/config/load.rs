@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::args::{self, Arg};
 use super::decode::{Decoder, inline};
-use super::error::{Error, Origin, Problem, invalid};
+use super::error::{COMMAND_LINE, Error, Origin, Problem, invalid};
 use super::node::{Kind, Node, Span};
 use super::overrides;
 use super::run::Config;
@@ -23,9 +23,11 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// Reads the config at `path`. `args` are the `name=value` of `--arg`, `sets` the `key.path=yaml` of `--set`.
+    /// Reads the config at `path`. `args` are the `name=value` of `--arg`, `sets` the `key.path=yaml` of
+    /// `--set`.
     ///
-    /// Paths in the config are relative to the working directory where that exists, else to the config's folder.
+    /// Paths in the config are relative to the working directory where that exists, else to the config's
+    /// folder.
     ///
     /// # Errors
     /// When the file cannot be read, or with every mistake that it and the changes hold.
@@ -50,7 +52,7 @@ impl Config {
         let file = origin.add(path.display().to_string(), text);
         let mut source = |flag: &str, (key, value): &(String, String)| {
             let text = format!("{flag} {key}={value}");
-            (key.clone(), value.clone(), origin.add("command line", text))
+            (key.clone(), value.clone(), origin.add(COMMAND_LINE, text))
         };
         let args: Vec<_> = args.iter().map(|arg| source("--arg", arg)).collect();
         let sets: Vec<_> = sets.iter().map(|set| source("--set", set)).collect();
@@ -85,7 +87,9 @@ impl Loaded {
             format!(" with {}", args.join(" ")).replace('\n', " ")
         };
         // Nodes hold only what YAML can say, so nothing can fail here but the formatter.
-        let yaml = serde_yaml::to_string(&self.config.encode()).expect("a config is plain YAML");
+        let options = serde_yaml::ser_options! { prefer_block_scalars: false };
+        let yaml = serde_yaml::to_string_with_options(&self.config.encode(), options)
+            .expect("a config is plain YAML");
         format!("# Resolved from {}{with}\n{yaml}", self.path.display())
     }
 

@@ -10,13 +10,15 @@
 //! model_init: pt_{res}
 //! ```
 //!
-//! A file goes through four steps: it is parsed into [`Node`]s that know their line and column; `--set` changes
-//! them; declared arguments are put into strings ([`args`]); the result is decoded into [`Config`]. Mistakes are
-//! collected and reported together, each with an excerpt ([`Error`]). The schema is declared once, with
-//! [`config_section!`](crate::config_section): struct, decoder, writer and [`reference()`] come from one place.
+//! A file goes through four steps: it is parsed into [`Node`]s that know their line and column; `--set`
+//! changes them; declared arguments are put into strings (`args.rs`); the result is decoded into [`Config`].
+//! Mistakes are collected and reported together, each with an excerpt ([`Error`]). The schema is declared
+//! once, with [`config_section!`](crate::config_section): struct, decoder, writer and [`reference()`] come
+//! from one place.
 //!
-//! This module knows names, types and ranges. What a name stands for (an optimizer, an evaluator, a model variant, a
-//! pp op) is checked by its owner, which reports back through [`Kwargs::parse`] and [`Loaded::error_at`].
+//! This module knows names, types and ranges. What a name stands for (an optimizer, an evaluator, a model
+//! variant, a pp op) is checked by its owner, which reports back through [`Kwargs::parse`] and
+//! [`Loaded::error_at`].
 
 mod args;
 mod decode;
@@ -52,3 +54,19 @@ fn default_section<T: schema::Field>() -> T {
     let mut decoder = decode::Decoder::new(Default::default(), Vec::new());
     T::decode(&Kind::Map(Vec::new()).into(), &mut decoder).expect("every key of this section has a default")
 }
+
+/// `Default` for sections that have no required key, from the defaults of their keys.
+macro_rules! default_sections {
+    ($($name:ident),*) => { $(
+        impl Default for $name {
+            fn default() -> Self {
+                $crate::config::default_section()
+            }
+        }
+    )* };
+}
+
+use default_sections;
+
+#[cfg(test)]
+mod tests;

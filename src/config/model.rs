@@ -105,12 +105,6 @@ config_section! {
     }
 }
 
-impl Default for Img {
-    fn default() -> Self {
-        super::default_section()
-    }
-}
-
 config_section! {
     /// The language model. Keys that are null come from the variant.
     pub struct Llm checked by check_llm {
@@ -155,20 +149,11 @@ config_section! {
     }
 }
 
-impl Default for Llm {
-    fn default() -> Self {
-        super::default_section()
-    }
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        super::default_section()
-    }
-}
+super::default_sections!(Model, Img, Llm);
 
 fn lacking(sizes: &[(&'static str, bool)], node: &Node, decoder: &mut Decoder) {
-    let missing: Vec<&str> = sizes.iter().filter(|(_, given)| !given).map(|(name, _)| *name).collect();
+    let missing = sizes.iter().filter(|(name, given)| !given && decoder.is_good(name));
+    let missing: Vec<&str> = missing.map(|(name, _)| *name).collect();
     if !missing.is_empty() {
         let message = format!("{} has no variant and lacks {}", decoder.key(), missing.join(", "));
         decoder.problem::<()>(node.span, message);

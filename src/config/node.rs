@@ -78,8 +78,9 @@ impl From<&str> for Node {
 }
 
 impl Node {
-    /// Reads one YAML 1.2 document. Only `true` and `false` are booleans; `no`, `off` and `1_000` are strings.
-    /// Duplicate keys, several documents, unknown tags, depth over 64 and runaway aliases are errors.
+    /// Reads one YAML 1.2 document. Only `true` and `false` are booleans; `no`, `off` and `1_000` are
+    /// strings. Duplicate keys, several documents, unknown tags, depth over 64 and runaway aliases are
+    /// errors.
     pub(super) fn parse(text: &str, source: usize) -> Result<Node, Box<ParseError>> {
         let options = serde_yaml::options! {
             strict_booleans: true,
@@ -122,6 +123,14 @@ impl Node {
         match &self.kind {
             Kind::Map(entries) => entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node),
             _ => None,
+        }
+    }
+
+    /// Where a key of this map stands, or the map itself when it has no such key.
+    pub(super) fn key_span(&self, key: &str) -> Span {
+        match &self.kind {
+            Kind::Map(entries) => entries.iter().find(|e| e.key == key).map_or(self.span, |e| e.span),
+            _ => self.span,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `--set key.path=value`: changes to the parsed config before it is decoded.
 
 use super::decode::Decoder;
+use super::error::suggest;
 use super::node::{Entry, Kind, Node, Span};
 use super::steps::Duration;
 
@@ -46,6 +47,12 @@ pub(super) fn set(
                     drop_other_forms(entries, segment);
                 }
                 let index = entries.iter().position(|entry| entry.key == *segment).unwrap_or_else(|| {
+                    if !last {
+                        let hint = suggest(segment, entries.iter().map(|entry| entry.key.as_str()));
+                        let key =
+                            if so_far.is_empty() { segment.clone() } else { format!("{so_far}.{segment}") };
+                        decoder.created.push((key, hint));
+                    }
                     entries.push(Entry { key: segment.clone(), span, node: Node { kind: Kind::Null, span } });
                     entries.len() - 1
                 });

@@ -1,6 +1,6 @@
 //! The config of a run, top to bottom.
 
-use super::decode::{Decoder, FilePath, Named, Remaining};
+use super::decode::{Decoder, FilePath, Named};
 use super::evals::Eval;
 use super::input::Input;
 use super::model::Model;
@@ -21,7 +21,8 @@ config_section! {
         pub input: Option<Input> = None;
         /// Length of the training; `total_steps: 0` only evaluates.
         pub total: Duration = Duration::NONE;
-        /// SentencePiece model or `tokenizer.json` that `tok` ops and evaluators use; null looks beside `model_init`.
+        /// SentencePiece model or `tokenizer.json` that `tok` ops and evaluators use; null looks beside
+        /// `model_init`.
         pub tokenizer: Option<FilePath> = None;
         /// The model.
         pub model: Model = Model::default();
@@ -59,8 +60,8 @@ config_section! {
         pub loss: Loss = Loss::default();
         /// Axes of the device mesh with their sizes; one size may be -1, for all devices that are left.
         pub mesh: Vec<(String, i64)> = vec![("data".into(), -1)];
-        /// How parameters and optimizer state are laid over the mesh, by name: `replicate`, `fsdp(axis="data")`,
-        /// `shard_dim(axis, dim)`, joined by `|`.
+        /// How parameters and optimizer state are laid over the mesh, by name: `replicate`,
+        /// `fsdp(axis="data")`, `shard_dim(axis, dim)`, joined by `|`.
         pub sharding_strategy: Rules<String> = Rules::of(vec![(".*", "replicate".to_owned())]);
         /// Mesh axes of logical axes such as `act_batch`.
         pub sharding_rules: Vec<(String, Axes)> = vec![("act_batch".into(), Axes(vec!["data".into()]))];
@@ -174,17 +175,7 @@ config_section! {
     }
 }
 
-macro_rules! defaults {
-    ($($name:ident),*) => { $(
-        impl Default for $name {
-            fn default() -> Self {
-                super::default_section()
-            }
-        }
-    )* };
-}
-
-defaults!(Config, Loss, ModelLoad, TowerLoad, Device, Predict, Report);
+super::default_sections!(Config, Loss, ModelLoad, TowerLoad, Device, Predict, Report);
 
 impl Config {
     /// Examples in one batch of an evaluation: its own size, else that of training, else 1.
@@ -208,10 +199,10 @@ fn check_config(config: &Config, node: &Node, decoder: &mut Decoder) {
         ("keep_ckpt", &config.keep_ckpt),
     ];
     for (name, duration) in durations {
-        whole(name, duration, Remaining::span_of(node, &format!("{name}_steps")), decoder);
+        whole(name, duration, node.key_span(&format!("{name}_steps")), decoder);
     }
     if config.total.percent.is_some() {
-        let span = Remaining::span_of(node, "total_percent");
+        let span = node.key_span("total_percent");
         decoder.problem::<()>(
             span,
             "total_percent is a share of itself, use total_steps, total_epochs or total_examples",
@@ -219,9 +210,11 @@ fn check_config(config: &Config, node: &Node, decoder: &mut Decoder) {
     }
     if let Some(input) = &config.input
         && input.batch_size % config.grad_accum_steps != 0
+        && decoder.is_good("input.batch_size")
+        && decoder.is_good("grad_accum_steps")
     {
         let (batch, accum) = (input.batch_size, config.grad_accum_steps);
-        let span = Remaining::span_of(node, "grad_accum_steps");
+        let span = node.key_span("grad_accum_steps");
         decoder.problem::<()>(
             span,
             format!("grad_accum_steps {accum} does not divide input.batch_size {batch}"),
@@ -231,17 +224,20 @@ fn check_config(config: &Config, node: &Node, decoder: &mut Decoder) {
         let pattern = pattern.as_str();
         let message =
             format!("lr_mults has {mult} for \"{pattern}\", use a schedule of null to freeze parameters");
-        decoder.problem::<()>(Remaining::span_of(node, "lr_mults"), message);
+        decoder.problem::<()>(node.key_span("lr_mults"), message);
     }
     if let Some((pattern, mult)) = config.wd_mults.0.iter().find(|(_, mult)| *mult < 0.0) {
         let message = format!("wd_mults has {mult} for \"{}\", expected at least 0", pattern.as_str());
-        decoder.problem::<()>(Remaining::span_of(node, "wd_mults"), message);
+        decoder.problem::<()>(node.key_span("wd_mults"), message);
     }
     check_mesh(config, node, decoder);
 }
 
 fn check_mesh(config: &Config, node: &Node, decoder: &mut Decoder) {
-    let span = Remaining::span_of(node, "mesh");
+    if !decoder.is_good("mesh") || !decoder.is_good("sharding_rules") {
+        return;
+    }
+    let span = node.key_span("mesh");
     if config.mesh.iter().filter(|(_, size)| *size == -1).count() > 1 {
         decoder.problem::<()>(span, "only one axis of mesh can have size -1");
     }
@@ -262,7 +258,7 @@ fn check_mesh(config: &Config, node: &Node, decoder: &mut Decoder) {
             let message = format!(
                 "sharding_rules lays \"{logical}\" over \"{axis}\", which is no axis of mesh, {known}"
             );
-            decoder.problem::<()>(Remaining::span_of(node, "sharding_rules"), message);
+            decoder.problem::<()>(node.key_span("sharding_rules"), message);
         }
     }
 }

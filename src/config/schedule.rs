@@ -1,6 +1,7 @@
-//! The learning-rate schedule as a config spells it. [`optim::schedule`](crate::optim::schedule) evaluates it.
+//! The learning-rate schedule as a config spells it. [`optim::schedule`](crate::optim::schedule) evaluates
+//! it.
 
-use super::decode::{Decoder, Remaining};
+use super::decode::Decoder;
 use super::node::Node;
 use super::schema::{NON_NEGATIVE, POSITIVE};
 use super::steps::Duration;
@@ -56,12 +57,7 @@ config_section! {
     }
 }
 
-impl Default for ScheduleSpec {
-    /// Constant at 1.
-    fn default() -> Self {
-        super::default_section()
-    }
-}
+super::default_sections!(ScheduleSpec);
 
 fn check_schedule(spec: &ScheduleSpec, node: &Node, decoder: &mut Decoder) {
     use DecayType::{Cosine, Linear, Polynomial, Rsqrt, Stair};
@@ -75,6 +71,9 @@ fn check_schedule(spec: &ScheduleSpec, node: &Node, decoder: &mut Decoder) {
         ("steps", !spec.steps.is_empty(), &[Stair]),
         ("mults", !spec.mults.is_empty(), &[Stair]),
     ];
+    if !decoder.is_good("decay_type") {
+        return;
+    }
     for (name, set, decays) in of_decay {
         if set && !decays.contains(&spec.decay_type) {
             let keys: Vec<&str> =
@@ -84,18 +83,16 @@ fn check_schedule(spec: &ScheduleSpec, node: &Node, decoder: &mut Decoder) {
                 _ => format!("it takes {}", keys.join(", ")),
             };
             let message = format!("{name} means nothing to decay_type {}, {own}", spec.decay_type.word());
-            decoder.problem::<()>(Remaining::span_of(node, name), message);
+            decoder.problem::<()>(node.key_span(name), message);
         }
     }
-    if spec.steps.len() != spec.mults.len() && spec.decay_type == Stair {
+    let lists_are_good = decoder.is_good("steps") && decoder.is_good("mults");
+    if spec.steps.len() != spec.mults.len() && spec.decay_type == Stair && lists_are_good {
         let (steps, mults) = (spec.steps.len(), spec.mults.len());
         let message = format!("stair has {steps} steps and {mults} mults, expected one mult for each step");
-        decoder.problem::<()>(Remaining::span_of(node, "steps"), message);
+        decoder.problem::<()>(node.key_span("steps"), message);
     }
     if !spec.steps.is_sorted() {
-        decoder.problem::<()>(
-            Remaining::span_of(node, "steps"),
-            "the steps of stair are not in ascending order",
-        );
+        decoder.problem::<()>(node.key_span("steps"), "the steps of stair are not in ascending order");
     }
 }

@@ -74,17 +74,28 @@ pub fn field<T: Member>(
     decoder: &mut Decoder,
 ) -> Option<T> {
     let claimed = remaining.entries.iter().find(|entry| entry.key == key).copied();
-    let Some(value) = T::take(key, remaining, decoder)? else {
-        if let Some(default) = default {
-            return Some(default());
+    // What is mistaken has been reported and goes on as its default, so that other mistakes are found as
+    // well.
+    let value = match T::take(key, remaining, decoder) {
+        Some(Some(value)) => value,
+        None => return default.map(|default| default()),
+        Some(None) => {
+            if let Some(default) = default {
+                return Some(default());
+            }
+            let section = decoder.key();
+            let hint = decoder.created.iter().find(|(created, _)| *created == section);
+            let hint = hint.map_or(String::new(), |(_, hint)| format!(", and exists only by --set: {hint}"));
+            let place = if section.is_empty() { "the config".to_owned() } else { section };
+            return decoder.problem(remaining.span, format!("{place} lacks the key \"{key}\"{hint}"));
         }
-        let section = decoder.key();
-        let place = if section.is_empty() { "the config".to_owned() } else { section };
-        return decoder.problem(remaining.span, format!("{place} lacks the key \"{key}\""));
     };
     match (bound, claimed) {
         (Some(bound), Some(entry)) if !(bound.holds)(&value) => {
-            decoder.within(key, |decoder| decoder.expected(&entry.node, &format!("a number {}", bound.says)))
+            decoder.within(key, |decoder| {
+                decoder.expected::<()>(&entry.node, &format!("a number {}", bound.says));
+            });
+            default.map(|default| default())
         }
         _ => Some(value),
     }
@@ -120,8 +131,8 @@ pub fn map(entries: Vec<Entry>) -> Node {
     Kind::Map(entries).into()
 }
 
-/// Declares a section of the config: a struct whose fields read `key: Type = default`, with the meaning as doc
-/// comment. Without a default the key is required.
+/// Declares a section of the config: a struct whose fields read `key: Type = default`, with the meaning as
+/// doc comment. Without a default the key is required.
 ///
 /// `, CHECK` after the default bounds a number, `as "key"` names the key where Rust's own name must differ,
 /// `checked by f` after the struct's name calls `f(&section, &node, &mut decoder)` for mistakes that concern
@@ -220,7 +231,10 @@ macro_rules! config_section {
     (@default $type:ty = $default:expr) => { Some((|| $default) as fn() -> $type) };
     (@bound $type:ty) => { None };
     (@bound $type:ty, $check:path) => {
-        Some(schema::Bound { says: $check.says, holds: |value: &$type| schema::Numbers::all(value, $check.holds) })
+        Some(schema::Bound {
+            says: $check.says,
+            holds: |value: &$type| schema::Numbers::all(value, $check.holds),
+        })
     };
     (@rest $type:ty) => { ::std::marker::PhantomData::<$type> };
     (@rest) => { ::std::marker::PhantomData::<$crate::config::schema::Nothing> };

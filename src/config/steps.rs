@@ -58,8 +58,9 @@ impl Duration {
         self.forms().iter().any(Option::is_some)
     }
 
-    /// The duration in steps, `None` when no form is set that `horizon` can convert. `_steps` comes back as it
-    /// is; the other forms are rounded to the nearest whole step, halves to even, and are at least 1 unless 0.
+    /// The duration in steps, `None` when no form is set that `horizon` can convert. `_steps` comes back as
+    /// it is; the other forms are rounded to the nearest whole step, halves to even, and are at least 1
+    /// unless 0.
     ///
     /// # Errors
     /// When two forms are set, or a percentage lies outside 0 to 1.

@@ -64,8 +64,8 @@ impl Field for Pattern {
     }
 }
 
-/// An ordered list of `[regex, value]`: the first pattern that matches a parameter's whole name decides. A value
-/// alone stands for `[[".*", value]]`.
+/// An ordered list of `[regex, value]`: the first pattern that matches a parameter's whole name decides. A
+/// value alone stands for `[[".*", value]]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules<T>(pub Vec<(Pattern, T)>);
 
@@ -105,8 +105,9 @@ impl<T: Field> Field for Rules<T> {
     }
 }
 
-/// Arguments for something that the config does not know itself: an optimizer, an evaluator, a predict function.
-/// Whoever takes them declares a [`config_section!`](crate::config_section) and calls [`parse`](Self::parse).
+/// Arguments for something that the config does not know itself: an optimizer, an evaluator, a predict
+/// function. Whoever takes them declares a [`config_section!`](crate::config_section) and calls
+/// [`parse`](Self::parse).
 #[derive(Debug, Clone, Default)]
 pub struct Kwargs {
     entries: Vec<Entry>,
@@ -170,8 +171,8 @@ impl Field for Kwargs {
     }
 }
 
-/// As the rest of a section: arguments beside the keys that the section knows. One that is nearly a known key is
-/// a mistake, since it would be passed on in silence.
+/// As the rest of a section: arguments beside the keys that the section knows. One that is nearly a known key
+/// is a mistake, since it would be passed on in silence.
 impl Rest for Kwargs {
     fn take_rest(remaining: &mut Remaining<'_>, known: &[String], decoder: &mut Decoder) -> Kwargs {
         let names: Vec<&str> = known.iter().map(String::as_str).collect();

@@ -1,8 +1,9 @@
-//! The learning rate at each step: big_vision's `create_learning_rate_schedule` (`utils.py`), evaluated on the host.
+//! The learning rate at each step: big_vision's `create_learning_rate_schedule` (`utils.py`), evaluated on
+//! the host.
 //!
-//! The reference evaluates its schedule in a compiled f32 program. We follow XLA's operations one by one: it turns a
-//! division by a constant into a product with the reciprocal, one by a square root into a product with `rsqrt`, and
-//! contracts a product and a sum. That is why a linear decay ends at 6e-8 and not at 0.
+//! The reference evaluates its schedule in a compiled f32 program. We follow XLA's operations one by one: it
+//! turns a division by a constant into a product with the reciprocal, one by a square root into a product
+//! with `rsqrt`, and contracts a product and a sum. That is why a linear decay ends at 6e-8 and not at 0.
 
 use crate::config::{DecayType, Duration, Horizon, ScheduleSpec, StepsError};
 
@@ -63,8 +64,8 @@ impl Schedule {
     /// `data_size` (examples per epoch) count as absent.
     ///
     /// # Errors
-    /// When two forms of one duration are set, or the warm-up does not end before the training (unless that has at
-    /// most one step, as evaluations do).
+    /// When two forms of one duration are set, or the warm-up does not end before the training (unless that
+    /// has at most one step, as evaluations do).
     pub fn new(
         spec: &ScheduleSpec,
         total_steps: u64,
@@ -214,7 +215,8 @@ mod tests {
                 assert!(case["error"].is_string());
                 continue;
             };
-            // Where steps descend, the reference's answer depends on its way of searching; the config refuses them.
+            // Where steps descend, the reference's answer depends on its way of searching; the config refuses
+            // them.
             if !spec.steps.is_sorted() {
                 unsorted += 1;
                 continue;
