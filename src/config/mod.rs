@@ -42,7 +42,7 @@ pub use evals::{Eval, EvalCache};
 pub use input::{FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources, Source};
 pub use load::{Loaded, split_assignment};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};
-pub use node::{Entry, Kind, Node};
+pub use node::{Entry, Kind, Node, Span};
 pub use reference::reference;
 pub use run::{Config, Device, DeviceKind, Loss, ModelLoad, Predict, Reduction, Report, TowerLoad};
 pub use schedule::{DecayType, ScheduleSpec};

@@ -107,6 +107,10 @@ impl Node {
         &self.kind
     }
 
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
     pub fn is_null(&self) -> bool {
         self.kind == Kind::Null
     }
@@ -127,7 +131,7 @@ impl Node {
     }
 
     /// Where a key of this map stands, or the map itself when it has no such key.
-    pub(super) fn key_span(&self, key: &str) -> Span {
+    pub fn key_span(&self, key: &str) -> Span {
         match &self.kind {
             Kind::Map(entries) => entries.iter().find(|e| e.key == key).map_or(self.span, |e| e.span),
             _ => self.span,

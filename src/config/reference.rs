@@ -22,11 +22,9 @@ pub fn reference() -> String {
     let mut out = String::from(
         "# Config reference\n\n\
          Keys are those of big_vision. `NAME` stands for a name of your choice. A *duration* is one of \
-         `X_steps`, \
-         `X_examples`, `X_epochs` and `X_percent` (a share of the training, from 0 to 1). A *data source* has \
-         the keys \
-         of `input.data`. Paths are relative to the \
-         working directory, or else to the config's folder. A default of `-` marks a key that must be given.\n\n\
+         `X_steps`, `X_examples`, `X_epochs` and `X_percent` (a share of the training, from 0 to 1). A *data \
+         source* has the keys of `input.data`. Paths are relative to the working directory, or else to the \
+         config's folder. A default of `-` marks a key that must be given.\n\n\
          | key | type | default | meaning |\n| --- | --- | --- | --- |\n",
     );
     for Row { key, type_name, default, meaning } in rows() {
