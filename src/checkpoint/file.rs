@@ -31,8 +31,8 @@ impl AsRef<[u8]> for Map {
     }
 }
 
-/// A file that is written aside and appears under its name by [`commit`](PendingFile::commit). Dropped
-/// before that, it leaves nothing behind.
+/// A file that is written aside, as `.NAME.RANDOM.tmp`, and appears under its name by
+/// [`commit`](PendingFile::commit). Dropped before that, it leaves nothing behind.
 pub(crate) struct PendingFile {
     file: BufWriter<NamedTempFile>,
     target: PathBuf,
@@ -42,6 +42,7 @@ impl PendingFile {
     pub(crate) fn create(target: &Path) -> Result<Self, Error> {
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(target.file_name().unwrap_or_default());
+        prefix.push(".");
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(".tmp");
         // Temporary files are private by default; a checkpoint is to be as readable as any other file.
