@@ -19,7 +19,7 @@ pub enum Error {
     Version(u8, u8),
     #[error("its header is {0} bytes long, more than the {MAX_HEADER_BYTES} allowed")]
     HeaderTooLong(usize),
-    #[error("its header cannot be read")]
+    #[error("it cannot be read or unpacked")]
     Read(#[from] io::Error),
     #[error("its header {header:?} is malformed: {problem}")]
     Header { header: String, problem: &'static str },

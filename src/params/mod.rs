@@ -7,7 +7,7 @@
 
 pub mod init;
 mod nearest;
-pub mod overview;
+mod overview;
 pub mod pattern;
 mod spec;
 
