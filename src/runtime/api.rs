@@ -44,7 +44,7 @@ impl Api {
     pub unsafe fn call<A: Args>(&self, args: A) -> Result<A, Error> {
         type Typed<A> = unsafe extern "C" fn(*mut A) -> *mut ffi::PJRT_Error;
         let function = self.function(A::FUNCTION, A::OFFSET)?;
-        let mut args = self.pad(args);
+        let mut args = Padded::new(args);
         // SAFETY: `Args` pairs the function with its type; the caller vouches for the pointers.
         let error = unsafe {
             let function = std::mem::transmute::<unsafe extern "C" fn(), Typed<A>>(function);
@@ -64,12 +64,6 @@ impl Api {
         if let Err(error) = unsafe { self.call(args) } {
             tracing::warn!("{error}");
         }
-    }
-
-    /// The struct in the size that this plugin accepts: a plugin newer than the bindings wants room for the
-    /// fields it added, and reads zeros there as "not set".
-    pub fn pad<T: Struct>(&self, value: T) -> Padded<T> {
-        Padded::new(value, self.minor > ffi::API_MINOR)
     }
 
     /// Turns an error object into an [`Error`] and frees it.
@@ -97,7 +91,7 @@ impl Api {
         // Not through `call`: an error of this call is itself an error object without a reader.
         type Typed = unsafe extern "C" fn(*mut ffi::PJRT_Error_GetCode_Args) -> *mut ffi::PJRT_Error;
         let function = self.function("PJRT_Error_GetCode", ffi::PJRT_Error_GetCode_Args::OFFSET)?;
-        let mut args = self.pad(ffi::PJRT_Error_GetCode_Args { error, ..Struct::zeroed() });
+        let mut args = Padded::new(ffi::PJRT_Error_GetCode_Args { error, ..Struct::zeroed() });
         // SAFETY: the type is the header's; the caller vouches for the error.
         unsafe {
             std::mem::transmute::<unsafe extern "C" fn(), Typed>(function)(args.as_mut_ptr());
@@ -117,7 +111,7 @@ impl Api {
 
     unsafe fn call_void<A: Struct>(&self, name: &'static str, offset: usize, args: A) -> Result<A, Error> {
         let function = self.function(name, offset)?;
-        let mut args = self.pad(args);
+        let mut args = Padded::new(args);
         // SAFETY: the caller names a function that takes `A` and returns nothing.
         unsafe {
             std::mem::transmute::<unsafe extern "C" fn(), unsafe extern "C" fn(*mut A)>(function)(

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::ffi::{self, Struct};
+use super::ffi::{self, Padded, Struct};
 use super::{Buffer, Client, CompiledProgram, Device, Error, api};
 
 /// An argument of [`Executable::execute`].
@@ -138,7 +138,7 @@ impl Executable {
         let mut results = vec![vec![std::ptr::null_mut(); self.num_outputs]; args.len()];
         let output_lists: Vec<_> = results.iter_mut().map(|list| list.as_mut_ptr()).collect();
         let api = self.loaded.client.0.api;
-        let mut options = api.pad(ffi::PJRT_ExecuteOptions {
+        let mut options = Padded::new(ffi::PJRT_ExecuteOptions {
             non_donatable_input_indices: keeps.as_ptr(),
             num_non_donatable_input_indices: keeps.len(),
             ..Struct::zeroed()

@@ -12,11 +12,11 @@
 )]
 
 use std::ffi::{c_char, c_int, c_void};
+use std::marker::PhantomData;
 use std::mem::{MaybeUninit, offset_of};
 
-/// The API version that these bindings were written against; 0 is the only major version there is.
+/// The only major version there is.
 pub const API_MAJOR: c_int = 0;
-pub const API_MINOR: c_int = 81;
 
 /// A struct of the API, which starts with its own size.
 ///
@@ -42,36 +42,47 @@ pub unsafe trait Args: Struct {
     const OFFSET: usize;
 }
 
-/// A struct with room behind it for fields that a newer plugin knows, all zero.
-#[repr(C)]
+/// A struct that states its own size, with zeros behind it.
+///
+/// The zeros are for plugins newer than these bindings that use fields the struct does not have, whatever size it
+/// states: libtpu 0.0.40 (API 0.103) writes a twelfth figure behind the eleven of
+/// [`PJRT_Executable_GetCompiledMemoryStats_Args`]. Zero is the API's "not set" for what is read.
 pub struct Padded<T> {
-    value: MaybeUninit<T>,
-    newer: [u64; 8],
+    /// Not a `T`, so that moves keep every byte, those behind the fields too.
+    words: [MaybeUninit<u64>; Padded::<()>::WORDS],
+    value: PhantomData<T>,
+}
+
+impl Padded<()> {
+    const WORDS: usize = 64;
 }
 
 impl<T: Struct> Padded<T> {
-    /// `room` says whether the struct's stated size includes the room. A plugin refuses a struct smaller
-    /// than the one it was built with and accepts a larger one.
-    pub fn new(value: T, room: bool) -> Self {
-        let mut padded = MaybeUninit::<Self>::zeroed();
-        let size = if room { size_of::<Self>() } else { T::SIZE };
-        // SAFETY: `padded` is at least as large as `T` and starts with a `T`, whose first field is its size.
-        // The bytes behind `T::SIZE` stay zero, so all of `padded` is initialised.
+    const HAS_ROOM: () = assert!(size_of::<T>() + 128 <= 8 * Padded::<()>::WORDS && align_of::<T>() <= 8);
+
+    pub fn new(value: T) -> Self {
+        const { Self::HAS_ROOM };
+        let mut words = [MaybeUninit::new(0); Padded::<()>::WORDS];
+        // SAFETY: a `T` fits, and its fields end at `T::SIZE`; padding behind them stays zero.
         unsafe {
-            let to = padded.as_mut_ptr().cast::<u8>();
-            std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), to, T::SIZE);
-            to.cast::<usize>().write(size);
-            padded.assume_init()
+            std::ptr::copy_nonoverlapping(
+                (&raw const value).cast::<u8>(),
+                words.as_mut_ptr().cast(),
+                T::SIZE,
+            );
         }
+        // Every struct of the API starts with its size.
+        words[0] = MaybeUninit::new(T::SIZE as u64);
+        Padded { words, value: PhantomData }
     }
 
     pub fn as_mut_ptr(&mut self) -> *mut T {
-        (&raw mut *self).cast()
+        self.words.as_mut_ptr().cast()
     }
 
     pub fn into_inner(self) -> T {
-        // SAFETY: `new` wrote every field, and zeros behind them.
-        unsafe { self.value.assume_init() }
+        // SAFETY: `new` wrote a `T` there, and a plugin writes only what the fields' types allow.
+        unsafe { self.words.as_ptr().cast::<T>().read() }
     }
 }
 

@@ -74,7 +74,6 @@ fn constants() -> Vec<(&'static str, i32)> {
         PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes PJRT_Buffer_MemoryLayout_Type_Tiled
     };
     constants.push(("PJRT_API_MAJOR", ffi::API_MAJOR));
-    constants.push(("PJRT_API_MINOR", ffi::API_MINOR));
     constants
 }
 
