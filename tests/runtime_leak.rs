@@ -14,8 +14,8 @@ fn resident_bytes() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// A run here makes 4 MiB of buffers: an argument of 1 MiB uploaded either way, a result, a download. Were any
-/// of those kept, 1000 runs would add a gigabyte; 32 MiB is room for an allocator's mood.
+/// A run here makes 4 MiB of buffers: an argument of 1 MiB uploaded either way, a result, a download. Were
+/// any of those kept, 1000 runs would add a gigabyte; 32 MiB is room for an allocator's mood.
 #[test]
 fn a_thousand_runs_leave_nothing_behind() {
     let plugin =

@@ -161,3 +161,25 @@ pub(super) unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     // SAFETY: promised by the caller.
     unsafe { std::slice::from_raw_parts(data, len) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An older plugin's table ends before the function, a partial one has null in its place.
+    #[test]
+    fn missing_functions_are_errors_that_name_them() {
+        for struct_size in [offset_of!(ffi::PJRT_Api, PJRT_Compile), size_of::<ffi::PJRT_Api>()] {
+            // SAFETY: all fields are integers, raw pointers and optional functions.
+            let mut table: ffi::PJRT_Api = unsafe { std::mem::zeroed() };
+            table.struct_size = struct_size;
+            table.pjrt_api_version.minor_version = 40;
+            // SAFETY: the table outlives the calls below, which find no function in it.
+            let error = unsafe { Api::new(&table).call(ffi::PJRT_Compile_Args::zeroed()) }.err().unwrap();
+            assert_eq!(
+                error.to_string(),
+                "the plugin (PJRT C API 0.40) has no PJRT_Compile; use a newer plugin"
+            );
+        }
+    }
+}

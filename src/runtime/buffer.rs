@@ -8,8 +8,8 @@ use crate::array::{DType, HostArray, Shape};
 
 /// Memory on a device, dense and with a [`Shape`]. Freed on drop, once the device is done with it.
 ///
-/// It may stand for a result that is still being computed: nothing waits for it until [`wait`](Self::wait) or a
-/// download, and an error of that computation surfaces there.
+/// It may stand for a result that is still being computed: nothing waits for it until [`wait`](Self::wait) or
+/// a download, and an error of that computation surfaces there.
 pub struct Buffer {
     client: Client,
     ptr: *mut ffi::PJRT_Buffer,
@@ -50,8 +50,8 @@ impl Client {
     ) -> Result<(Buffer, Event), Error> {
         let dims: Vec<i64> = array.dims().iter().map(|&dim| dim as i64).collect();
         let api = self.0.api;
-        // SAFETY: `dims` lives until the call returns, the array's bytes by the caller's promise. No strides and
-        // no layout mean dense and row-major.
+        // SAFETY: `dims` lives until the call returns, the array's bytes by the caller's promise. No strides
+        // and no layout mean dense and row-major.
         let args = unsafe {
             api.call(ffi::PJRT_Client_BufferFromHostBuffer_Args {
                 client: self.0.ptr,
@@ -124,7 +124,8 @@ impl Buffer {
     pub fn start_download(&self) -> Result<Download, Error> {
         let mut array = HostArray::zeros(self.shape.clone());
         let minor_to_major: Vec<i64> = (0..self.shape.rank() as i64).rev().collect();
-        // Asked for explicitly: without it the bytes come in the device's own order, which need not be row-major.
+        // Asked for explicitly: without it the bytes come in the device's own order, which need not be
+        // row-major.
         let mut host_layout = ffi::PJRT_Buffer_MemoryLayout {
             struct_size: ffi::PJRT_Buffer_MemoryLayout::SIZE,
             r#type: ffi::PJRT_Buffer_MemoryLayout_Type_Tiled,
@@ -206,7 +207,8 @@ impl fmt::Debug for Buffer {
 /// A copy to this process's memory that is under way. Dropping it waits for its end.
 #[must_use = "a download is waited for when dropped"]
 pub struct Download {
-    /// `None` only once waited for. The device writes to its heap memory, which moves of this struct leave alone.
+    /// `None` only once waited for. The device writes to its heap memory, which moves of this struct leave
+    /// alone.
     array: Option<HostArray>,
     event: Event,
     /// The client's threads do the copying.

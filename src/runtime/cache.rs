@@ -18,9 +18,10 @@ const DEFAULT_MAX_BYTES: u64 = 4 << 30;
 /// Compiled programs on disk, so that the next run starts at once.
 ///
 /// An entry's key is everything that compilation depends on: the program's bytes, the options, the plugin's
-/// build, the devices, and the environment that XLA reads. Each entry repeats its key and carries a digest of its
-/// contents. Entries are written aside, synced and renamed, so processes may share a folder; a broken one costs a
-/// warning and a compilation. The folder is as trusted as the program itself: entries are machine code.
+/// build, the devices, and the environment that XLA reads. Each entry repeats its key and carries a digest of
+/// its contents. Entries are written aside, synced and renamed, so processes may share a folder; a broken one
+/// costs a warning and a compilation. The folder is as trusted as the program itself: entries are machine
+/// code.
 #[derive(Debug, Clone)]
 pub struct ExecutableCache {
     folder: PathBuf,
@@ -35,7 +36,8 @@ pub enum CacheOutcome {
     Miss {
         why: String,
     },
-    /// Compiled and not written, because there is no cache, or the plugin or the disk refused; `why` says which.
+    /// Compiled and not written, because there is no cache, or the plugin or the disk refused; `why` says
+    /// which.
     Uncached {
         why: String,
     },
@@ -52,8 +54,8 @@ impl fmt::Display for CacheOutcome {
 }
 
 impl ExecutableCache {
-    /// A cache in a folder, which is made when first needed. Once its entries take more than `max_bytes`, those
-    /// that were used least recently are removed.
+    /// A cache in a folder, which is made when first needed. Once its entries take more than `max_bytes`,
+    /// those that were used least recently are removed.
     pub fn new(folder: impl Into<PathBuf>, max_bytes: u64) -> Self {
         ExecutableCache { folder: folder.into(), max_bytes }
     }
@@ -162,8 +164,8 @@ impl ExecutableCache {
 }
 
 impl Client {
-    /// [`compile`](Self::compile), or the result of an earlier one from the cache. Says on the log how long it
-    /// took and whether the cache helped.
+    /// [`compile`](Self::compile), or the result of an earlier one from the cache. Says on the log how long
+    /// it took and whether the cache helped.
     ///
     /// # Errors
     /// Those of `compile`; whatever goes wrong with the cache is a warning.
@@ -193,7 +195,8 @@ impl Client {
     ) -> Result<(Executable, CacheOutcome), Error> {
         let key = Key::new(self, program, options);
         let why = match cache.read(&key) {
-            // SAFETY: the entry is whole, and was written by this build of the plugin for this kind of machine.
+            // SAFETY: the entry is whole, and was written by this build of the plugin for this kind of
+            // machine.
             Ok(Some(payload)) => match unsafe { self.deserialize(&payload) } {
                 Ok(executable) => return Ok((executable, CacheOutcome::Hit)),
                 Err(error) => {

@@ -6,8 +6,9 @@ use super::ffi::{self, Struct};
 use super::named;
 use super::{CompileOptions, Error, Executable, NamedValue, Plugin, PluginKind, Program};
 
-/// Options that a client is created with. Each is sent only to the kind of plugin that it is about, so one set
-/// of them serves every machine; `other` is sent as it is, and CUDA's plugin refuses names that it does not know.
+/// Options that a client is created with. Each is sent only to the kind of plugin that it is about, so one
+/// set of them serves every machine; `other` is sent as it is, and CUDA's plugin refuses names that it does
+/// not know.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClientOptions {
     /// CPU: how many devices to make of the one CPU. One if not set, where the plugin itself would make four.
@@ -47,7 +48,8 @@ impl ClientOptions {
     }
 }
 
-/// A plugin's devices, taken into use by this process. Cheap to clone; it lives as long as anything made by it.
+/// A plugin's devices, taken into use by this process. Cheap to clone; it lives as long as anything made by
+/// it.
 #[derive(Clone)]
 pub struct Client(pub(super) Arc<ClientInner>);
 
@@ -181,8 +183,8 @@ impl Client {
     /// Loads what [`CompiledProgram::serialize`](super::CompiledProgram::serialize) wrote, without compiling.
     ///
     /// # Safety
-    /// The bytes are code that will run in this process: they were written by a plugin of this very build, and
-    /// nobody changed them since. A plugin need not notice when that is not so.
+    /// The bytes are code that will run in this process: they were written by a plugin of this very build,
+    /// and nobody changed them since. A plugin need not notice when that is not so.
     pub unsafe fn deserialize(&self, serialized: &[u8]) -> Result<Executable, Error> {
         // SAFETY: the bytes live until the call returns; their meaning is the caller's promise.
         let args = unsafe {

@@ -123,8 +123,8 @@ impl CompiledProgram {
         }
     }
 
-    /// The executable as bytes for [`Client::deserialize`](super::Client::deserialize), on the same plugin and
-    /// kind of device.
+    /// The executable as bytes for [`Client::deserialize`](super::Client::deserialize), on the same plugin
+    /// and kind of device.
     pub fn serialize(&self) -> Result<Vec<u8>, Error> {
         let args = ffi::PJRT_Executable_Serialize_Args { executable: self.ptr, ..Struct::zeroed() };
         // SAFETY: as in `name`; the bytes live until the deleter is called, once.
@@ -165,7 +165,8 @@ pub struct CompiledMemoryStats {
 }
 
 impl CompiledMemoryStats {
-    /// Arguments, results and temporaries at once, aliased memory counted once: what must fit beside the code.
+    /// Arguments, results and temporaries at once, aliased memory counted once: what must fit beside the
+    /// code.
     pub fn total_bytes(&self) -> u64 {
         (self.argument_bytes + self.output_bytes + self.temp_bytes).saturating_sub(self.alias_bytes)
     }

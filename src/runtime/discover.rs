@@ -34,8 +34,8 @@ impl PluginKind {
         }
     }
 
-    /// Whether this machine has such devices, judged by its device nodes. Without them a plugin still compiles for
-    /// a [`Topology`](super::Topology).
+    /// Whether this machine has such devices, judged by its device nodes. Without them a plugin still
+    /// compiles for a [`Topology`](super::Topology).
     pub fn has_devices(self) -> bool {
         match self {
             PluginKind::Cpu => true,
@@ -153,8 +153,9 @@ impl Found {
     }
 }
 
-/// Finds one plugin: the file in the request, the one in [`PLUGIN_VARIABLE`] (unless its name is that of another
-/// kind than the one asked for), then the first wanted kind in wheels and in the cache. Does not load it.
+/// Finds one plugin: the file in the request, the one in [`PLUGIN_VARIABLE`] (unless its name is that of
+/// another kind than the one asked for), then the first wanted kind in wheels and in the cache. Does not load
+/// it.
 ///
 /// # Errors
 /// [`Error::PluginNotFound`] with the command that fetches the plugin and the places searched.
@@ -211,8 +212,9 @@ pub fn cache_dir() -> Option<PathBuf> {
 }
 
 /// Sets what plugins read from the environment when they are loaded, where the user has not set it: XLA logs
-/// errors only (its warnings are for its own developers), and libtpu does not look for a cloud machine's metadata
-/// on a machine without a TPU, where it would wait minutes for it before a [`Topology`](super::Topology) works.
+/// errors only (its warnings are for its own developers), and libtpu does not look for a cloud machine's
+/// metadata on a machine without a TPU, where it would wait minutes for it before a
+/// [`Topology`](super::Topology) works.
 ///
 /// # Safety
 /// No other thread runs yet: call it first thing in `main`.

@@ -94,7 +94,8 @@ impl Executable {
         &self.loaded.client
     }
 
-    /// The devices of this process that it runs on, in the order of [`execute_sharded`](Self::execute_sharded).
+    /// The devices of this process that it runs on, in the order of
+    /// [`execute_sharded`](Self::execute_sharded).
     pub fn devices(&self) -> &[Device] {
         &self.devices
     }
@@ -103,8 +104,8 @@ impl Executable {
     /// error of the computation itself surfaces where a result is waited for.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] where arguments do not fit the program's parameters. Donated buffers are gone
-    /// in any case.
+    /// [`Error::InvalidArgument`] where arguments do not fit the program's parameters. Donated buffers are
+    /// gone in any case.
     pub fn execute(&self, args: Vec<Arg>) -> Result<Vec<Buffer>, Error> {
         let mut results = self.execute_sharded(vec![args])?;
         Ok(results.pop().unwrap_or_default())
@@ -121,15 +122,13 @@ impl Executable {
         if args.len() != self.devices.len() {
             return Err(Error::WrongDeviceCount { expected: self.devices.len(), got: args.len() });
         }
-        let keeps = kept(&args[0]);
+        // A process may hold none of the devices of a program that runs on many.
+        let Some(first) = args.first() else { return Ok(Vec::new()) };
+        let keeps = kept(first);
         for (index, list) in args.iter().enumerate() {
-            if list.len() != args[0].len() || kept(list) != keeps {
+            if list.len() != first.len() || kept(list) != keeps {
                 let describe = |list: &[Arg]| format!("{} arguments, kept are {:?}", list.len(), kept(list));
-                return Err(Error::UnevenArguments {
-                    index,
-                    first: describe(&args[0]),
-                    other: describe(list),
-                });
+                return Err(Error::UnevenArguments { index, first: describe(first), other: describe(list) });
             }
         }
         let buffers: Vec<Vec<_>> =
@@ -150,7 +149,7 @@ impl Executable {
                 options: options.as_mut_ptr(),
                 argument_lists: argument_lists.as_ptr(),
                 num_devices: args.len(),
-                num_args: args[0].len(),
+                num_args: first.len(),
                 output_lists: output_lists.as_ptr(),
                 ..Struct::zeroed()
             })?;

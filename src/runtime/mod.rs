@@ -1,9 +1,10 @@
 //! Runs compiled programs on devices through the PJRT C API of a plugin loaded at run time.
 //!
-//! This module owns everything between bytes of HLO and bytes of results: finding and loading plugins, clients
-//! and their devices, compilation with a disk cache, buffers and donation, execution, memory figures, and
-//! ahead-of-time topologies. It refuses to know what a program computes: graphs, models and shardings are other
-//! modules' business. Nothing here needs C++, and nothing waits for a device unless its documentation says so.
+//! This module owns everything between bytes of HLO and bytes of results: finding and loading plugins,
+//! clients and their devices, compilation with a disk cache, buffers and donation, execution, memory figures,
+//! and ahead-of-time topologies. It refuses to know what a program computes: graphs, models and shardings are
+//! other modules' business. Nothing here needs C++, and nothing waits for a device unless its documentation
+//! says so.
 //!
 //! ```no_run
 //! use paligemma::array::HostArray;

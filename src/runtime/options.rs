@@ -128,8 +128,8 @@ impl CompileOptions {
         self
     }
 
-    /// These options with what the plugin needs besides: XLA looks for `ptxas` and `libdevice` where this flag
-    /// says, and a CUDA plugin from wheels has them beside it.
+    /// These options with what the plugin needs besides: XLA looks for `ptxas` and `libdevice` where this
+    /// flag says, and a CUDA plugin from wheels has them beside it.
     pub(super) fn for_plugin(&self, plugin: &Plugin) -> Self {
         const FLAG: &str = "xla_gpu_cuda_data_dir";
         let mut options = self.clone();

@@ -209,6 +209,13 @@ fn runs_on_four_devices() {
     for results in sum.execute_sharded(args).unwrap() {
         assert_eq!(results[0].download().unwrap().values::<f32>().unwrap(), [66.0]);
     }
+    let mut uneven: Vec<_> = shards.iter().map(|shard| vec![Arg::Keep(shard)]).collect();
+    uneven[2].push(Arg::Keep(&shards[2]));
+    assert_eq!(
+        sum.execute_sharded(uneven).unwrap_err().to_string(),
+        "execute expects argument lists alike on every device: device 0 has 1 arguments, kept are [0], \
+         device 2 has 2 arguments, kept are [0, 1]"
+    );
     let error = sum.execute(vec![Arg::Keep(&shards[0])]).unwrap_err();
     assert!(matches!(error, Error::WrongDeviceCount { expected: 4, got: 1 }), "{error}");
     let copied = shards[1].copy_to(&client.devices()[3]).unwrap();

@@ -30,8 +30,8 @@ impl Drop for Topology {
 
 impl Topology {
     /// # Errors
-    /// [`Error::Unimplemented`] or [`Error::MissingFunction`] where the plugin compiles only for devices at hand,
-    /// [`Error::InvalidArgument`] for a name that it does not know.
+    /// [`Error::Unimplemented`] or [`Error::MissingFunction`] where the plugin compiles only for devices at
+    /// hand, [`Error::InvalidArgument`] for a name that it does not know.
     pub fn new(plugin: &Plugin, name: &str, options: &[(String, NamedValue)]) -> Result<Self, Error> {
         let api = plugin.api();
         let create_options = named::to_ffi(options);
