@@ -2,6 +2,7 @@
 //! nothing hangs.
 
 use std::collections::HashSet;
+use std::error::Error as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -176,7 +177,7 @@ fn failing(of: i64, panic: bool) -> Arc<dyn Preprocess> {
 #[test]
 fn errors_and_panics_name_the_row_and_end_the_loader() {
     let expected = [
-        "cannot preprocess numbers[13]: no decoder for 13",
+        "cannot preprocess numbers[13], no decoder for 13",
         "reading or preprocessing numbers[13] panicked: no decoder for 13",
     ];
     for (panic, message) in [false, true].into_iter().zip(expected) {
@@ -186,7 +187,9 @@ fn errors_and_panics_name_the_row_and_end_the_loader() {
             for _ in 0..3 {
                 assert!(loader.next().unwrap().is_ok());
             }
-            assert_eq!(loader.next().unwrap().unwrap_err().to_string(), message);
+            let error = loader.next().unwrap().unwrap_err();
+            let cause = error.source().map(|cause| format!(", {cause}")).unwrap_or_default();
+            assert_eq!(format!("{error}{cause}"), message);
             assert!(loader.next().is_none());
             assert_eq!(loader.position(), 13);
         }

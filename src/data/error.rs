@@ -3,16 +3,17 @@ use std::path::PathBuf;
 
 use super::PreprocessError;
 
-/// What can go wrong between a file and a batch. Messages name the file and, where there is one, the row.
+/// What can go wrong between a file and a batch. Messages name the file and, where there is one, the row;
+/// the cause is in `source()`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}:{line}: {problem}", path.display())]
     BadLine { path: PathBuf, line: u64, problem: String },
     #[error("{}:{line}: no field \"{field}\" to open as a file (`fopen_keys`), fields are: {}", path.display(), found.join(", "))]
     MissingField { path: PathBuf, line: u64, field: String, found: Vec<String> },
-    #[error("{}:{line}: cannot read file {} of field \"{field}\": {source}{hint}", path.display(), file.display())]
+    #[error("{}:{line}: cannot read file {} of field \"{field}\"{hint}", path.display(), file.display())]
     RowFile { path: PathBuf, line: u64, field: String, file: PathBuf, source: io::Error, hint: String },
     #[error("\"{}\" is a remote address, only local files are read: download it first", path.display())]
     Remote { path: PathBuf },
@@ -24,7 +25,7 @@ pub enum Error {
     OutOfRange { source_name: String, index: usize, len: usize },
     #[error("{problem}")]
     Options { problem: String },
-    #[error("cannot preprocess {row}: {source}")]
+    #[error("cannot preprocess {row}")]
     Preprocess { row: String, source: PreprocessError },
     #[error("reading or preprocessing {row} panicked: {message}")]
     Panicked { row: String, message: String },
@@ -32,10 +33,10 @@ pub enum Error {
         "{row} gives \"{name}\" as {got}, but the batch's first row gave {expected}: every row must come to the same shape"
     )]
     Ragged { row: String, name: String, expected: String, got: String },
-    #[error("{attempts} rows in a row failed although `skip_errors` is set, the last: {source}")]
+    #[error("{attempts} rows in a row failed although `skip_errors` is set")]
     TooManySkipped { attempts: u64, source: Box<Error> },
     #[error("all loader threads ended before the batch at position {position} was complete")]
     ThreadsEnded { position: u64 },
-    #[error("cannot start a loader thread: {0}")]
-    Spawn(io::Error),
+    #[error("cannot start a loader thread")]
+    Spawn(#[source] io::Error),
 }

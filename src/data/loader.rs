@@ -245,7 +245,7 @@ impl Feed {
                 Err(error) if !self.options.skip_errors => return Err(error),
                 Err(error) => error,
             };
-            tracing::warn!("skipped a row: {error}");
+            tracing::warn!(error = &error as &dyn std::error::Error, "skipped a row");
             num_skipped += 1;
             if self.options.remainder == Remainder::Pad {
                 return Ok(Part { row: None, num_skipped });

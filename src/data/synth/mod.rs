@@ -85,9 +85,9 @@ pub enum Error {
     NotEmpty { path: PathBuf },
     #[error("{} is not a set drawn by this program (it has no {MANIFEST}): not replacing it", path.display())]
     NotOurs { path: PathBuf },
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("cannot write picture {}: {source}", path.display())]
+    #[error("cannot write picture {}", path.display())]
     Picture { path: PathBuf, source: image::ImageError },
 }
 
