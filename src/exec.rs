@@ -15,6 +15,8 @@ pub enum Error {
     Emit(#[from] hlo::Error),
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+    #[error("the program returned fewer results than it was written to")]
+    NoResult,
 }
 
 /// Compiles a function for the client's devices.

@@ -22,3 +22,5 @@ pub mod optim;
 pub mod params;
 pub mod report;
 pub mod runtime;
+pub mod setup;
+pub mod train;

@@ -1,0 +1,25 @@
+//! From a config to the parts of a run: the model, the optimizer, the device. What training, evaluation
+//! and prediction have in common stands here, and what a config's words mean to their owners.
+
+mod device;
+mod model;
+mod optimizer;
+
+pub use device::{client, plugin_request};
+pub use model::{initial_params, model_config, param_dtypes};
+pub use optimizer::{Schedules, optimizer};
+
+use crate::{checkpoint, config, params, runtime};
+
+/// A part of a run that could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Params(#[from] params::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+}

@@ -1,0 +1,199 @@
+use rayon::prelude::*;
+
+use super::Error;
+use crate::array::{DType, HostArray};
+use crate::checkpoint;
+use crate::config::{self, Loaded};
+use crate::graph::RematPolicy;
+use crate::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
+use crate::params::{ParamSpec, ParamSpecs, Patterns};
+
+/// The model that a config describes: published sizes by name, with what the config sets beside them.
+///
+/// # Errors
+/// Unknown variants and settings that this program does not have, at their place in the config.
+pub fn model_config(loaded: &Loaded) -> Result<PaliGemmaConfig, Error> {
+    let config = &loaded.config;
+    let img = img_config(loaded, &config.model.img, config.compute_dtype)?;
+    let llm = llm_config(loaded, &config.model.llm, config.compute_dtype)?;
+    if let Some(classes) = config.model.img.num_classes.filter(|&classes| classes != llm.width) {
+        let message =
+            format!("num_classes is {classes}, expected the language model's width of {}", llm.width);
+        return Err(loaded.error_at("model.img.num_classes", message).into());
+    }
+    let Some(size) = config.model.image_size else {
+        return Err(loaded
+            .error_at("model", "model.image_size is needed: the side of images in pixels")
+            .into());
+    };
+    let [rows, columns] = img.grid([size, size]);
+    if rows * columns == 0 {
+        let [height, width] = img.patch_size;
+        let message = format!("model.image_size is {size}, expected at least a patch of {height}x{width}");
+        return Err(loaded.error_at("model.image_size", message).into());
+    }
+    Ok(PaliGemmaConfig { img, llm, image_size: [size, size] })
+}
+
+fn img_config(loaded: &Loaded, img: &config::Img, compute: DType) -> Result<SiglipConfig, Error> {
+    let unsupported =
+        |key: &str, what: String| Error::from(loaded.error_at(&format!("model.img.{key}"), what));
+    let pool_type = match img.pool_type {
+        config::PoolType::None => PoolType::None,
+        config::PoolType::Gap => PoolType::Gap,
+        other => {
+            let message = format!("pool_type {} is not part of PaliGemma, use none or gap", other.word());
+            return Err(unsupported("pool_type", message));
+        }
+    };
+    if img.dropout != 0.0 {
+        return Err(unsupported(
+            "dropout",
+            "the image tower has no dropout: no PaliGemma recipe uses it".into(),
+        ));
+    }
+    if img.rep_size {
+        return Err(unsupported("rep_size", "rep_size is not part of PaliGemma".into()));
+    }
+    let base = match &img.variant {
+        Some(name) => {
+            Some(SiglipConfig::variant(name).map_err(|error| unsupported("variant", error.to_string()))?)
+        }
+        None => None,
+    };
+    let pick =
+        |given: Option<usize>, of: fn(&SiglipConfig) -> usize| given.or(base.as_ref().map(of)).unwrap_or(0);
+    let width = pick(img.width, |base| base.width);
+    let num_heads = pick(img.num_heads, |base| base.num_heads);
+    if num_heads == 0 || !width.is_multiple_of(num_heads) {
+        return Err(unsupported(
+            "num_heads",
+            format!("{num_heads} heads do not divide the width of {width}"),
+        ));
+    }
+    Ok(SiglipConfig {
+        width,
+        depth: pick(img.depth, |base| base.depth),
+        mlp_dim: img.mlp_dim.or(base.as_ref().map(|base| base.mlp_dim)).unwrap_or(4 * width),
+        num_heads,
+        patch_size: img
+            .patch_size
+            .map(|size| [size.0, size.1])
+            .or(base.as_ref().map(|base| base.patch_size))
+            .unwrap_or([16, 16]),
+        pool_type,
+        posemb: match img.posemb {
+            config::Posemb::Learn => PosEmb::Learn,
+            config::Posemb::Sincos2d => PosEmb::SinCos2d,
+        },
+        dropout: 0.0,
+        dtype_mm: narrower(img.dtype_mm, compute),
+        remat_policy: remat_policy(img.remat_policy),
+        head_zeroinit: img.head_zeroinit,
+    })
+}
+
+fn llm_config(loaded: &Loaded, llm: &config::Llm, compute: DType) -> Result<GemmaConfig, Error> {
+    let unsupported =
+        |key: &str, what: String| Error::from(loaded.error_at(&format!("model.llm.{key}"), what));
+    if llm.norm_eps.is_some_and(|eps| eps != 1e-6) {
+        return Err(unsupported("norm_eps", "norm_eps is 1e-6 in every Gemma, whatever is set".into()));
+    }
+    if !llm.dropout_bdims.is_empty() {
+        return Err(unsupported(
+            "dropout_bdims",
+            "dropout_bdims is not supported: every float is drawn alone".into(),
+        ));
+    }
+    let base = match &llm.variant {
+        Some(name) => {
+            Some(GemmaConfig::variant(name).map_err(|error| unsupported("variant", error.to_string()))?)
+        }
+        None => None,
+    };
+    let pick =
+        |given: Option<usize>, of: fn(&GemmaConfig) -> usize| given.or(base.as_ref().map(of)).unwrap_or(0);
+    let cap =
+        |given: Option<f64>, of: fn(&GemmaConfig) -> f64| given.or(base.as_ref().map(of)).unwrap_or(0.0);
+    let num_heads = pick(llm.num_heads, |base| base.num_heads);
+    let num_kv_heads = pick(llm.num_kv_heads, |base| base.num_kv_heads);
+    if num_kv_heads == 0 || !num_heads.is_multiple_of(num_kv_heads) {
+        let message = format!("{num_kv_heads} key heads do not divide {num_heads} heads");
+        return Err(unsupported("num_kv_heads", message));
+    }
+    let head_dim = pick(llm.head_dim, |base| base.head_dim);
+    if !head_dim.is_multiple_of(2) {
+        return Err(unsupported("head_dim", format!("head_dim is {head_dim}, expected an even number")));
+    }
+    Ok(GemmaConfig {
+        width: pick(llm.width, |base| base.width),
+        depth: pick(llm.depth, |base| base.depth),
+        mlp_dim: pick(llm.mlp_dim, |base| base.mlp_dim),
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        vocab_size: llm.vocab_size,
+        query_pre_attn_norm: match llm.query_pre_attn_norm {
+            Some(config::QueryPreAttnNorm::RsqrtHeadDim) => QueryNorm::RsqrtHeadDim,
+            Some(config::QueryPreAttnNorm::RsqrtEmbPerHead) => QueryNorm::RsqrtEmbPerHead,
+            None => base.as_ref().map_or(QueryNorm::RsqrtHeadDim, |base| base.query_pre_attn_norm),
+        },
+        attn_logits_softcap: cap(llm.attn_logits_softcap, |base| base.attn_logits_softcap),
+        final_logits_softcap: cap(llm.final_logits_softcap, |base| base.final_logits_softcap),
+        post_norms: llm.post_norms.or(base.as_ref().map(|base| base.post_norms)).unwrap_or(false),
+        dropout: llm.dropout,
+        remat_policy: remat_policy(llm.remat_policy),
+        embed_dtype: narrower(llm.embed_dtype, compute),
+        cache_dtype: llm.cache_dtype.unwrap_or(narrower(llm.embed_dtype, compute)),
+    })
+}
+
+/// A tower's own type, where it is set to something else than the default.
+fn narrower(own: DType, compute: DType) -> DType {
+    if own == DType::F32 { compute } else { own }
+}
+
+fn remat_policy(policy: config::RematPolicy) -> RematPolicy {
+    match policy {
+        config::RematPolicy::None | config::RematPolicy::EverythingSaveable => {
+            RematPolicy::EverythingSaveable
+        }
+        config::RematPolicy::NothingSaveable => RematPolicy::NothingSaveable,
+        config::RematPolicy::DotsSaveable => RematPolicy::DotsSaveable,
+        config::RematPolicy::DotsWithNoBatchDimsSaveable => RematPolicy::DotsWithNoBatchDimsSaveable,
+    }
+}
+
+/// The parameters in the types that they are kept in: `f32` where trained, `frozen` elsewhere.
+pub fn param_dtypes(
+    specs: &ParamSpecs,
+    frozen: DType,
+    is_trained: impl Fn(&str) -> bool,
+) -> Result<ParamSpecs, Error> {
+    let kept = |spec: &ParamSpec| {
+        let dtype = if is_trained(&spec.name) { DType::F32 } else { frozen };
+        ParamSpec { shape: spec.shape.with_dtype(dtype), ..spec.clone() }
+    };
+    Ok(ParamSpecs::new(specs.iter().map(kept).collect::<Vec<_>>())?)
+}
+
+/// The first values of all parameters, in the order and types of `specs`: from `model_init`, or drawn.
+pub fn initial_params(loaded: &Loaded, specs: &ParamSpecs) -> Result<Vec<HostArray>, Error> {
+    let config = &loaded.config;
+    let draw = |spec: &ParamSpec| spec.init(config.seed);
+    let Some(init) = &config.model_init else {
+        return Ok(specs.iter().collect::<Vec<_>>().into_par_iter().map(draw).collect::<Result<_, _>>()?);
+    };
+    let config::ModelInit::Whole(path) = init else {
+        let message = "separate initialisers of the towers are not supported yet, give one checkpoint";
+        return Err(loaded.error_at("model_init", message).into());
+    };
+    let reader = checkpoint::open(path)?;
+    let dont_load = [("img", &config.model_load.img_load_kw), ("llm", &config.model_load.llm_load_kw)];
+    let rules = dont_load.iter().flat_map(|(tower, load)| {
+        load.dont_load.iter().map(move |pattern| (format!("{tower}/{}", pattern.as_str()), ()))
+    });
+    let found = checkpoint::load_params(specs, reader.as_ref(), &Patterns::new(rules.collect::<Vec<_>>())?)?;
+    let values = specs.iter().zip(found.values).collect::<Vec<_>>().into_par_iter();
+    Ok(values.map(|(spec, value)| value.map_or_else(|| draw(spec), Ok)).collect::<Result<_, _>>()?)
+}
