@@ -23,4 +23,5 @@ pub mod params;
 pub mod report;
 pub mod runtime;
 pub mod setup;
+pub mod tokenizer;
 pub mod train;
