@@ -20,6 +20,7 @@ pub mod model;
 pub mod nn;
 pub mod optim;
 pub mod params;
+pub mod pp;
 pub mod report;
 pub mod runtime;
 pub mod setup;
