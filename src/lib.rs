@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod decode;
 pub mod detection;
 pub mod exec;
 pub mod graph;
