@@ -128,8 +128,10 @@ impl Decoder {
         let device = self.device.clone();
         let PromptBatch { image, text, mask_input, mask_ar, mask } = prompts;
         let upload = |array: &HostArray| device.client().upload(array, &device);
-        let inputs =
-            [image, text, mask_input, mask_ar, mask].into_iter().map(upload).collect::<Result<Vec<_>, _>>()?;
+        let inputs = [image, text, mask_input, mask_ar, mask]
+            .into_iter()
+            .map(upload)
+            .collect::<Result<Vec<_>, _>>()?;
         let args = params.iter().copied().chain(&inputs).map(Arg::Keep).collect();
         let results = self.program(signature)?.execute(args)?;
         let downloads = results.iter().map(Buffer::start_download).collect::<Result<Vec<_>, _>>()?;
@@ -182,7 +184,11 @@ impl Decoder {
         ];
         for (name, array, expected) in given {
             if array.shape() != expected {
-                return Err(Error::PromptShape { name, expected: expected.clone(), got: array.shape().clone() });
+                return Err(Error::PromptShape {
+                    name,
+                    expected: expected.clone(),
+                    got: array.shape().clone(),
+                });
             }
         }
         let param_dtypes = params.iter().map(|buffer| buffer.shape().dtype()).collect();

@@ -56,7 +56,8 @@ pub fn decode(
     let (logits, cache, num_valid) = model.prefill(params, &prompt, max_len)?;
 
     let batch = text.dims()[0];
-    let step_logits = taps.wanted().then(|| b.zeros(&Shape::new(DType::F32, [batch, max_len, logits.dims()[1]])));
+    let step_logits =
+        taps.wanted().then(|| b.zeros(&Shape::new(DType::F32, [batch, max_len, logits.dims()[1]])));
     let mut start = State {
         num_steps: b.scalar(DType::S32, 0.0)?,
         last: b.zeros(&Shape::new(DType::S32, [batch]))?,
@@ -74,7 +75,8 @@ pub fn decode(
             let is_room = state.num_steps.lt(&b.scalar(DType::S32, max_len as f64)?)?;
             is_room.and(&state.finished.reduce_and(&[0])?.not()?)
         },
-        |_, carries| {
+        |b, carries| {
+            let params = &params.within(b);
             let mut state = State::from_values(carries)?;
             let decoded_before = state.num_steps.sub_scalar(1.0)?;
             let (logits, cache) =

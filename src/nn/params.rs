@@ -38,6 +38,11 @@ impl Params {
         }
     }
 
+    /// The same parameters for use in a body of control flow, whose operations go to `body`.
+    pub fn within(&self, body: &Builder) -> Params {
+        Params { builder: body.clone(), ..self.clone() }
+    }
+
     pub fn builder(&self) -> &Builder {
         &self.builder
     }
