@@ -3,8 +3,10 @@
 
 use crate::array::HostArray;
 use crate::graph::{self, Function};
-use crate::hlo::{self, EmitOptions};
-use crate::runtime::{self, Arg, Buffer, Client, CompileOptions, Executable, Program};
+use crate::hlo::{self, EmitOptions, Module};
+use crate::runtime::{
+    self, Arg, Buffer, CacheOutcome, Client, CompileOptions, Executable, ExecutableCache, Program,
+};
 
 /// A program that could not be built, emitted, compiled or run.
 #[derive(Debug, thiserror::Error)]
@@ -19,15 +21,24 @@ pub enum Error {
     NoResult,
 }
 
-/// Compiles a function for the client's devices.
+/// Compiles a function for the client's devices, or takes it from the cache on disk.
 pub fn compile(
     client: &Client,
     function: &Function,
     emit: &EmitOptions,
     options: &CompileOptions,
 ) -> Result<Executable, Error> {
-    let module = hlo::emit(function, emit)?;
-    Ok(client.compile(Program::hlo(&module.to_bytes()), options)?)
+    Ok(compile_module(client, &hlo::emit(function, emit)?, options)?.0)
+}
+
+/// As [`compile`], for a program that is emitted already; also says what the cache did.
+pub fn compile_module(
+    client: &Client,
+    module: &Module,
+    options: &CompileOptions,
+) -> Result<(Executable, CacheOutcome), Error> {
+    let cache = ExecutableCache::from_environment();
+    Ok(client.compile_cached(Program::hlo(&module.to_bytes()), options, cache.as_ref())?)
 }
 
 /// Compiles a function for the client's first device, runs it once and waits for its results: for
@@ -37,7 +48,8 @@ pub fn run_once(
     function: &Function,
     inputs: &[&HostArray],
 ) -> Result<Vec<HostArray>, Error> {
-    let executable = compile(client, function, &EmitOptions::default(), &CompileOptions::default())?;
+    let module = hlo::emit(function, &EmitOptions::default())?;
+    let executable = client.compile(Program::hlo(&module.to_bytes()), &CompileOptions::default())?;
     let device = &executable.devices()[0];
     let buffers =
         inputs.iter().map(|input| client.upload(input, device)).collect::<Result<Vec<Buffer>, _>>()?;

@@ -14,6 +14,7 @@ pub mod config;
 pub mod data;
 pub mod decode;
 pub mod detection;
+pub mod eval;
 pub mod exec;
 pub mod graph;
 pub mod hlo;

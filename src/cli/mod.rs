@@ -1,4 +1,136 @@
 //! The command line: one file per verb.
 
 pub mod data_synth;
+pub mod data_tokenizer;
 pub mod devices;
+pub mod train;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::report::console::{Console, ConsoleOptions};
+use crate::report::logging::{LogFormat, init_logging};
+
+/// Fine-tune, evaluate and run PaliGemma on CPU, GPU and TPU.
+#[derive(Debug, Parser)]
+#[command(name = "paligemma", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Only warnings and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// More messages; twice for all of them
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How messages on standard error look: text or json
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Train(train::Args),
+    /// Make and look at data
+    #[command(subcommand)]
+    Data(Data),
+    Devices(devices::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum Data {
+    Synth(data_synth::Args),
+    Tokenizer(data_tokenizer::Args),
+}
+
+/// How a verb ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The work was done, and what it checked did not hold.
+    ChecksFailed,
+    /// Stopped from outside, after saving.
+    Interrupted,
+}
+
+/// Why a verb failed, and whose mistake it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Train(#[from] crate::train::Error),
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    #[error(transparent)]
+    Synth(#[from] crate::data::synth::Error),
+    #[error(transparent)]
+    Runtime(#[from] crate::runtime::Error),
+    #[error(transparent)]
+    Tokenizer(#[from] data_tokenizer::Error),
+    #[error("cannot listen for Ctrl-C")]
+    Signals(#[from] ctrlc::Error),
+}
+
+impl Error {
+    /// Whether arguments or config are wrong, rather than the run.
+    fn is_usage(&self) -> bool {
+        use crate::setup::Error as Setup;
+        use crate::train::Error as Train;
+        match self {
+            Error::Config(_) | Error::Train(Train::Config(_)) => true,
+            Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
+            Error::Train(Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. }) => true,
+            Error::Train(Train::Eval(crate::eval::Error::Setup(Setup::Config(_)))) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Runs the program with the arguments of the process.
+///
+/// Exit codes: 0 done, 1 the run failed or a check did, 2 arguments or config are wrong, 130 interrupted
+/// after saving.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // SAFETY: no other thread runs yet.
+    unsafe { crate::runtime::discover::prepare_environment() };
+    let Cli { quiet, verbose, log_format, .. } = cli;
+    let console = Console::stderr(ConsoleOptions { quiet, verbose, log_format });
+    if let Err(error) = init_logging(&console) {
+        return fail(&error, 2);
+    }
+    match run(&cli.verb, &console) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::ChecksFailed) => ExitCode::from(1),
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => fail(&error, if error.is_usage() { 2 } else { 1 }),
+    }
+}
+
+fn run(verb: &Verb, console: &Console) -> Result<Outcome, Error> {
+    match verb {
+        Verb::Train(args) => return train::run(args, console),
+        Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
+        Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
+        Verb::Devices(args) => devices::run(args)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Prints an error with its causes.
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    let mut text = format!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Causes that the error has told already are not told twice.
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text.push_str(&format!("\n  cause: {told}"));
+        }
+        source = cause.source();
+    }
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+    ExitCode::from(code)
+}

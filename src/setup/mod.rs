@@ -1,15 +1,17 @@
 //! From a config to the parts of a run: the model, the optimizer, the device. What training, evaluation
 //! and prediction have in common stands here, and what a config's words mean to their owners.
 
+mod data;
 mod device;
 mod model;
 mod optimizer;
 
+pub use data::{PpPreprocess, pp_env, source, tokenizer};
 pub use device::{client, plugin_request};
 pub use model::{initial_params, model_config, param_dtypes};
 pub use optimizer::{Schedules, optimizer};
 
-use crate::{checkpoint, config, params, runtime};
+use crate::{checkpoint, config, data as sources, params, runtime, tokenizer as tokens};
 
 /// A part of a run that could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,10 @@ pub enum Error {
     Params(#[from] params::Error),
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
+    #[error(transparent)]
+    Data(#[from] sources::Error),
+    #[error(transparent)]
+    Tokenizer(#[from] tokens::Error),
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
 }

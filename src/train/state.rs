@@ -1,5 +1,7 @@
+use super::Error;
 use super::step::{TrainStep, frozen_sum_squares};
 use crate::array::{HostArray, Shape};
+use crate::checkpoint;
 use crate::exec::{self, compile};
 use crate::hlo::EmitOptions;
 use crate::optim::Optimizer;
@@ -21,24 +23,27 @@ struct Names {
     trained: Vec<String>,
     optimizer: Vec<String>,
     frozen: Vec<String>,
+    /// Of every parameter, in the model's order.
+    is_trained: Vec<bool>,
 }
 
 impl TrainState {
-    /// Uploads parameters, in the order and types of `specs`. The optimizer's arrays are those of `state`
-    /// where it has them under their names, and zeros elsewhere.
+    /// Uploads parameters, in the order and types of `specs`. The optimizer's arrays are those
+    /// that were `saved` under their names, and zeros elsewhere.
     pub fn new(
         device: &Device,
         specs: &ParamSpecs,
         values: Vec<HostArray>,
         optimizer: &Optimizer,
-        mut state: impl FnMut(&str) -> Option<HostArray>,
-    ) -> Result<Self, exec::Error> {
+        saved: impl Fn(&str) -> Option<Result<HostArray, checkpoint::Error>>,
+    ) -> Result<Self, Error> {
         let client = device.client();
         let is_trained = |name: &str| optimizer.trained().iter().any(|trained| trained.name == name);
         let (mut trained, mut frozen) = (Vec::new(), Vec::new());
-        let mut names = Names { trained: vec![], optimizer: vec![], frozen: vec![] };
-        for (spec, value) in specs.iter().zip(values) {
-            let (names, buffers) = match is_trained(&spec.name) {
+        let is_trained = specs.iter().map(|spec| is_trained(&spec.name)).collect();
+        let mut names = Names { trained: vec![], optimizer: vec![], frozen: vec![], is_trained };
+        for (i, (spec, value)) in specs.iter().zip(values).enumerate() {
+            let (names, buffers) = match names.is_trained[i] {
                 true => (&mut names.trained, &mut trained),
                 false => (&mut names.frozen, &mut frozen),
             };
@@ -47,7 +52,10 @@ impl TrainState {
         }
         let mut moments = Vec::new();
         for array in optimizer.state() {
-            let value = state(&array.name).unwrap_or_else(|| HostArray::zeros(array.shape));
+            let value = match saved(&array.name) {
+                Some(value) => value?,
+                None => HostArray::zeros(array.shape),
+            };
             moments.push(client.upload_owned(value, device)?);
             names.optimizer.push(array.name);
         }
@@ -77,12 +85,11 @@ impl TrainState {
         Ok((TrainState { names, trained: results, optimizer, frozen, frozen_sum_squares }, metrics))
     }
 
-    /// Name and buffer of every parameter: trained ones, then frozen ones.
-    pub fn params(&self) -> impl Iterator<Item = (&str, &Buffer)> {
-        let trained = self.names.trained.iter().zip(&self.trained);
-        trained
-            .chain(self.names.frozen.iter().zip(&self.frozen))
-            .map(|(name, buffer)| (name.as_str(), buffer))
+    /// All parameters in the model's order, lent for an evaluation.
+    pub fn params(&self) -> Vec<&Buffer> {
+        let (mut trained, mut frozen) = (self.trained.iter(), self.frozen.iter());
+        let next = |&is_trained: &bool| if is_trained { trained.next() } else { frozen.next() };
+        self.names.is_trained.iter().filter_map(next).collect()
     }
 
     /// Copies what training changes to the host, under `params/` and `opt/`; waits for the device.

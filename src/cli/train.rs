@@ -1,0 +1,76 @@
+//! `paligemma train`: trains what a config says.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Error, Outcome};
+use crate::config::{self, Config};
+use crate::report::console::Console;
+use crate::train::{Request, train};
+
+/// Train what a config says; goes on with the run that the workdir holds
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The config, in YAML
+    #[arg(required_unless_present = "help_config")]
+    pub config: Option<PathBuf>,
+    /// Folder for checkpoints, metrics and the report
+    #[arg(long, value_name = "DIR", required_unless_present = "help_config")]
+    pub workdir: Option<PathBuf>,
+    /// Set an argument that the config declares under args
+    #[arg(long = "arg", value_name = "NAME=VALUE")]
+    pub args: Vec<String>,
+    /// Set a key of the config, as in --set lr=1e-5 or --set evals.val.log_steps=10
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Write the program of the training step as text
+    #[arg(long, value_name = "FILE")]
+    pub dump_hlo: Option<PathBuf>,
+    /// List all keys of a config, with types, defaults and meanings
+    #[arg(long)]
+    pub help_config: bool,
+}
+
+pub fn run(args: &Args, console: &Console) -> Result<Outcome, Error> {
+    let (Some(path), Some(workdir)) = (&args.config, &args.workdir) else {
+        println!("{}", config::reference());
+        return Ok(Outcome::Done);
+    };
+    let split = |texts: &[String]| {
+        texts.iter().map(|text| config::split_assignment(text)).collect::<Result<Vec<_>, _>>()
+    };
+    let loaded = Config::load(path, &split(&args.args)?, &split(&args.sets)?)?;
+
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let (flag, speaker) = (interrupt.clone(), console.clone());
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            // Asked twice: whoever asks does not want to wait for the save.
+            std::process::exit(130);
+        }
+        speaker.line("stopping after this step and saving; once more to stop at once");
+    })?;
+
+    let request = Request {
+        loaded: &loaded,
+        workdir,
+        console,
+        interrupt: &interrupt,
+        dump_hlo: args.dump_hlo.as_deref(),
+    };
+    let ended = train(&request)?;
+    let title = match ended.interrupted {
+        true => format!("stopped and saved at step {}; the same command goes on from there", ended.step),
+        false => format!("trained to step {} in {:.1} s", ended.step, ended.secs),
+    };
+    let shown = |(name, value): &(String, f64)| (name.clone(), format!("{value:.5}"));
+    let is_shown = |name: &str| name.contains('/') && !name.starts_with("z/") || name == "training_loss";
+    let rows: Vec<(String, String)> =
+        ended.metrics.iter().filter(|(name, _)| is_shown(name)).map(shown).collect();
+    console.summary(&title, &rows);
+    if loaded.config.report.html {
+        console.line(&format!("report: {}", workdir.join("report.html").display()));
+    }
+    Ok(if ended.interrupted { Outcome::Interrupted } else { Outcome::Done })
+}

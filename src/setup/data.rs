@@ -1,0 +1,154 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Error;
+use crate::array::{DType, HostArray};
+use crate::config::{self, FilePath, Loaded};
+use crate::data::{
+    ImageFolder, Jsonl, JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value,
+};
+use crate::pp::{Env, Example, Pipeline, Strings};
+use crate::tokenizer::Tokenizer;
+
+/// The rows that a config names.
+pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
+    Ok(match source {
+        config::Source::Jsonl(jsonl) => {
+            let folder = |(key, path): &(String, FilePath)| (key.clone(), path.as_path().to_owned());
+            let fopen_keys = jsonl.fopen_keys.0.iter().map(folder).collect();
+            let options = JsonlOptions { fopen_keys, start: jsonl.start, stop: jsonl.stop };
+            Arc::new(Jsonl::open(jsonl.fname.as_path(), options)?)
+        }
+        config::Source::ImageFolder(folder) => Arc::new(ImageFolder::open(folder.path.as_path())?),
+    })
+}
+
+/// Where pp strings of this config look for files: beside the config, and beside its tokenizer.
+pub fn pp_env(loaded: &Loaded) -> Env {
+    let folder = |path: &Path| path.parent().map(Path::to_owned).unwrap_or_default();
+    let env = Env::new(folder(&loaded.path));
+    match &loaded.config.tokenizer {
+        Some(path) => env.with_tokenizers(folder(path.as_path())),
+        None => env,
+    }
+}
+
+/// The tokenizer of the config.
+///
+/// # Errors
+/// When the config names none, or it cannot be read.
+pub fn tokenizer(loaded: &Loaded) -> Result<Arc<Tokenizer>, Error> {
+    match &loaded.config.tokenizer {
+        Some(path) => Ok(Arc::new(Tokenizer::open(path.as_path())?)),
+        None => Err(loaded
+            .error_at("tokenizer", "tokenizer is needed: a SentencePiece model or tokenizer.json")
+            .into()),
+    }
+}
+
+/// A pp string as the data loader runs it: rows become examples, and the arrays and texts of the result
+/// are kept.
+pub struct PpPreprocess {
+    pipeline: Pipeline,
+    /// Arrays that the model takes; `None` keeps all.
+    keep: Option<&'static [&'static str]>,
+    vocab_size: usize,
+}
+
+impl PpPreprocess {
+    /// # Errors
+    /// When the pp string is wrong; `key` is its place in the config.
+    pub fn new(
+        loaded: &Loaded,
+        env: &Env,
+        key: &str,
+        pp: &str,
+        keep: Option<&'static [&'static str]>,
+        vocab_size: usize,
+    ) -> Result<Self, Error> {
+        let pipeline = Pipeline::parse(pp, env).map_err(|error| loaded.error_at(key, error.to_string()))?;
+        Ok(PpPreprocess { pipeline, keep, vocab_size })
+    }
+
+    fn check_tokens(&self, text: &HostArray) -> Result<(), PreprocessError> {
+        let ids: &[i32] = text.values()?;
+        match ids.iter().find(|&&id| id < 0 || id as usize >= self.vocab_size) {
+            None => Ok(()),
+            Some(id) => Err(format!(
+                "token {id} is outside the model's vocabulary of {}; the tokenizer is not the model's",
+                self.vocab_size
+            )
+            .into()),
+        }
+    }
+}
+
+impl Preprocess for PpPreprocess {
+    fn run(&self, row: Row, seed: u64) -> Result<Processed, PreprocessError> {
+        let example: Example = row.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
+        let result = self.pipeline.run(example, seed)?;
+        let mut processed = Processed::default();
+        for (key, value) in result.iter() {
+            match value {
+                crate::pp::Value::Array(array) if self.keep.is_none_or(|keep| keep.contains(&key)) => {
+                    if key == "text" {
+                        self.check_tokens(array)?;
+                    }
+                    processed.arrays.insert(key.to_owned(), array.clone());
+                }
+                // Numbers beside the arrays that the model takes are answers or ids: text for people.
+                crate::pp::Value::Array(array) if array.dims().is_empty() => {
+                    processed.strings.insert(key.to_owned(), number(array));
+                }
+                _ => {
+                    if let Some(text) = value.as_str() {
+                        processed.strings.insert(key.to_owned(), text.to_owned());
+                    }
+                }
+            }
+        }
+        Ok(processed)
+    }
+}
+
+fn number(array: &HostArray) -> String {
+    let value = array.to_f64().first().copied().unwrap_or(f64::NAN);
+    if array.dtype() == DType::Pred { (value != 0.0).to_string() } else { value.to_string() }
+}
+
+fn pp_value(value: Value) -> crate::pp::Value {
+    match value {
+        Value::Str(text) => text.as_str().into(),
+        Value::Int(int) => HostArray::scalar(int).into(),
+        Value::Float(float) => HostArray::scalar(float).into(),
+        Value::Bool(flag) => HostArray::scalar(u8::from(flag)).cast(DType::Pred).into(),
+        Value::Bytes(bytes) => crate::pp::Value::Bytes(bytes),
+        Value::List(items) => list(items),
+    }
+}
+
+/// Lists of alike scalars become arrays, as TensorFlow makes them.
+fn list(items: Vec<Value>) -> crate::pp::Value {
+    let texts: Option<Vec<String>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+    let strings = texts.and_then(|texts| Strings::new([texts.len()], texts).ok());
+    if let Some(strings) = strings {
+        return crate::pp::Value::Text(strings);
+    }
+    let ints: Option<Vec<i64>> =
+        items.iter().map(|item| if let Value::Int(int) = item { Some(*int) } else { None }).collect();
+    if let Some(ints) = ints {
+        return crate::pp::Value::from(ints.as_slice());
+    }
+    let floats: Option<Vec<f64>> = items
+        .iter()
+        .map(|item| match item {
+            Value::Int(int) => Some(*int as f64),
+            Value::Float(float) => Some(*float),
+            _ => None,
+        })
+        .collect();
+    match floats {
+        Some(floats) => crate::pp::Value::from(floats.as_slice()),
+        None => crate::pp::Value::List(items.into_iter().map(pp_value).collect()),
+    }
+}

@@ -1,0 +1,171 @@
+//! What a training leaves for people: predictions before and after, and the page that shows them.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use image::{ImageFormat, RgbImage};
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::config::Loaded;
+use crate::eval::Prediction;
+use crate::params::ParamSpecs;
+use crate::report::chart::series_of;
+use crate::report::metrics::read_metrics;
+use crate::report::page::{self, Answer, Card, Picture, Report, Table};
+use crate::runtime::Client;
+
+/// The first and the latest answers to the same examples. Kept in the workdir, so that a resumed run still
+/// knows what the model said at first.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Gallery {
+    examples: Vec<Example>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Example {
+    eval: String,
+    row: usize,
+    prompt: String,
+    references: Vec<String>,
+    /// PNG, in base64.
+    picture: String,
+    before: Said,
+    after: Option<Said>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Said {
+    step: u64,
+    text: String,
+    correct: Option<bool>,
+}
+
+const FILE: &str = "gallery.json";
+
+impl Gallery {
+    /// What an earlier session left, if anything.
+    pub fn load(workdir: &Path) -> Self {
+        let text = std::fs::read(workdir.join(FILE)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    pub fn save(&self, workdir: &Path) -> Result<(), Error> {
+        if self.examples.is_empty() {
+            return Ok(());
+        }
+        let path = workdir.join(FILE);
+        let json = serde_json::to_vec(self).map_err(std::io::Error::from);
+        let write = |bytes: Vec<u8>| {
+            let file = tempfile::NamedTempFile::new_in(workdir)?;
+            std::fs::write(file.path(), bytes)?;
+            file.persist(&path).map_err(|error| error.error)?;
+            Ok(())
+        };
+        json.and_then(write).map_err(|source| Error::Write { path: workdir.join(FILE), source })
+    }
+
+    /// Notes the answers to examples that have a picture.
+    pub fn add(&mut self, eval: &str, step: u64, predictions: &[Prediction]) {
+        for prediction in predictions {
+            let Some(picture) = &prediction.picture else { continue };
+            let said = Said { step, text: prediction.answer.clone(), correct: prediction.correct };
+            let known = self.examples.iter_mut().find(|e| e.eval == eval && e.row == prediction.row);
+            match known {
+                Some(example) if example.before.step == step => example.before = said,
+                Some(example) => example.after = Some(said),
+                None => {
+                    let Some(picture) = encode(picture) else { continue };
+                    self.examples.push(Example {
+                        eval: eval.to_owned(),
+                        row: prediction.row,
+                        prompt: prediction.prompt.clone(),
+                        references: prediction.references.clone(),
+                        picture,
+                        before: said,
+                        after: None,
+                    });
+                }
+            }
+        }
+    }
+
+    fn cards(&self) -> Result<Vec<Card>, Error> {
+        let answer = |said: &Said| Answer { text: said.text.clone(), correct: said.correct };
+        let card = |example: &Example| {
+            let picture = decode(&example.picture).and_then(|picture| Picture::from_rgb(&picture).ok())?;
+            Some(Card {
+                name: format!("{}/{}", example.eval, example.row),
+                picture,
+                prompt: example.prompt.clone(),
+                reference: example.references.first().cloned(),
+                before: Some(answer(&example.before)),
+                after: example.after.as_ref().map(answer),
+                loss: None,
+            })
+        };
+        Ok(self.examples.iter().filter_map(card).collect())
+    }
+}
+
+fn encode(picture: &RgbImage) -> Option<String> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).ok()?;
+    Some(BASE64.encode(bytes.into_inner()))
+}
+
+fn decode(picture: &str) -> Option<RgbImage> {
+    let bytes = BASE64.decode(picture).ok()?;
+    Some(image::load_from_memory_with_format(&bytes, ImageFormat::Png).ok()?.into_rgb8())
+}
+
+/// What the page says of a run beside curves and answers.
+pub(super) struct Facts<'a> {
+    pub loaded: &'a Loaded,
+    pub client: &'a Client,
+    pub specs: &'a ParamSpecs,
+    /// Numbers in trained parameters.
+    pub num_trained: usize,
+    pub step: u64,
+    pub total_steps: u64,
+    pub secs: f64,
+    pub metrics: &'a [(String, f64)],
+}
+
+pub(super) fn write_page(workdir: &Path, facts: &Facts<'_>, gallery: &Gallery) -> Result<(), Error> {
+    let name = facts.loaded.path.file_stem().map_or_else(|| "run".into(), |name| name.to_string_lossy());
+    let device = facts.client.devices().first().map_or_else(String::new, |device| device.kind().to_owned());
+    let millions = |count: usize| format!("{:.2} M", count as f64 / 1e6);
+    let summary = [
+        ("config", facts.loaded.path.display().to_string()),
+        ("steps", format!("{} of {}", facts.step, facts.total_steps)),
+        ("parameters", millions(facts.specs.num_elements())),
+        ("trained", millions(facts.num_trained)),
+        ("device", format!("{} {device}", facts.client.platform_name())),
+        ("training time", format!("{:.0} s", facts.secs)),
+        ("program", format!("paligemma {}", env!("CARGO_PKG_VERSION"))),
+    ];
+    let rows = read_metrics(&workdir.join("metrics.jsonl"))?;
+    let is_final = |name: &&(String, f64)| !name.0.starts_with("z/");
+    let table = Table {
+        title: "Last values".into(),
+        header: vec!["metric".into(), "value".into()],
+        rows: facts
+            .metrics
+            .iter()
+            .filter(is_final)
+            .map(|(name, value)| vec![name.clone(), format!("{value:.5}")])
+            .collect(),
+    };
+    let report = Report {
+        title: format!("PaliGemma · {name}"),
+        summary: summary.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+        tables: vec![table],
+        series: series_of(&rows),
+        gallery: gallery.cards()?,
+        config_yaml: facts.loaded.to_yaml(),
+        ..Report::default()
+    };
+    Ok(page::write(&workdir.join("report.html"), &report)?)
+}

@@ -1,0 +1,292 @@
+//! Everything that a training needs before its first step.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value as Json, json};
+
+use super::state::TrainState;
+use super::step::{StepBatch, TrainStep};
+use super::{Error, Request};
+use crate::array::{DType, HostArray, Shape};
+use crate::checkpoint::{Checkpoint, Reader, Store};
+use crate::config::{Horizon, InputData, Loaded, Reduction};
+use crate::data::{Batch, Loader, LoaderOptions, Remainder, Source};
+use crate::exec;
+use crate::hlo;
+use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
+use crate::optim::Optimizer;
+use crate::params::{ParamSpecs, overview};
+use crate::pp::Env;
+use crate::runtime::{Client, CompileOptions, Executable};
+use crate::setup::{self, PpPreprocess, Schedules};
+
+/// A training, ready for its next step.
+pub(super) struct Prepared {
+    pub model: PaliGemmaConfig,
+    pub specs: ParamSpecs,
+    pub optimizer: Optimizer,
+    pub schedules: Schedules,
+    pub client: Client,
+    pub step: TrainStep,
+    pub executable: Executable,
+    state: Option<TrainState>,
+    pub loader: Loader,
+    /// The batch that the loader gave to learn its shapes from: the first one to train on.
+    first_batch: Option<Batch>,
+    pub env: Env,
+    pub store: Arc<Store>,
+    /// Where the run stands.
+    pub progress: Progress,
+    pub horizon: Horizon,
+    pub total_steps: u64,
+    pub batch_size: u64,
+    pub data_size: u64,
+}
+
+impl Prepared {
+    /// The state before the next step; once.
+    pub fn take_state(&mut self) -> Option<TrainState> {
+        self.state.take()
+    }
+
+    /// The batch of the next step; once.
+    pub fn take_first_batch(&mut self) -> Option<Batch> {
+        self.first_batch.take()
+    }
+}
+
+/// Arrays of a batch that the step takes, in its order.
+const STEP_ARRAYS: [&str; 4] = ["image", "text", "mask_ar", "mask_loss"];
+
+pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
+    let Request { loaded, console, .. } = request;
+    let config = &loaded.config;
+    let input = config
+        .input
+        .as_ref()
+        .ok_or_else(|| loaded.error_at("input", "input is needed for training: data, pp and batch_size"))?;
+    let model = setup::model_config(loaded)?;
+    let env = setup::pp_env(loaded);
+    let source = match &input.data {
+        InputData::Source(source) => setup::source(source)?,
+        InputData::Mixture(_) => {
+            return Err(loaded.error_at("input.data", "mixtures of sources are not supported yet").into());
+        }
+    };
+    let (batch_size, data_size) = (input.batch_size as u64, source.len() as u64);
+    let horizon = Horizon { data_size: Some(data_size), batch_size: Some(batch_size), total_steps: None };
+    let total_steps = config
+        .total
+        .required_steps("total", horizon)
+        .map_err(|error| loaded.error_at("total_steps", error.to_string()))?;
+    let horizon = Horizon { total_steps: Some(total_steps), ..horizon };
+    let all = model.params()?;
+    let (optimizer, schedules) = setup::optimizer(loaded, &all, total_steps, batch_size, data_size)?;
+    let is_trained = |name: &str| optimizer.trained().iter().any(|trained| trained.name == name);
+    let specs = setup::param_dtypes(&all, config.frozen_dtype.unwrap_or(DType::F32), is_trained)?;
+    console.line(&overview(&specs, is_trained));
+
+    let store = Arc::new(Store::open(request.workdir)?);
+    let resumed = store.load_latest()?.map(|latest| latest.checkpoint);
+    let progress = Progress::of(resumed.as_ref(), loaded, &source)?;
+    if resumed.is_some() && progress.step >= total_steps {
+        let workdir = request.workdir.to_owned();
+        return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
+    }
+    if let Some(checkpoint) = &resumed {
+        console.line(&format!("resuming from {}", checkpoint.path().display()));
+    }
+
+    // The loader's threads start to work while the program is compiled.
+    let preprocess =
+        PpPreprocess::new(loaded, &env, "input.pp", &input.pp, Some(&STEP_ARRAYS), model.llm.vocab_size)?;
+    let options = LoaderOptions {
+        batch_size: input.batch_size,
+        seed: config.seed,
+        shuffle: input.shuffle_buffer_size.is_some(),
+        epochs: None,
+        remainder: Remainder::Drop,
+        threads: input.num_parallel_calls.unwrap_or(0),
+        prefetch: input.prefetch.max(1),
+        start: progress.position,
+        skip_errors: input.skip_errors,
+        ..LoaderOptions::default()
+    };
+    let mut loader = Loader::new(source, Arc::new(preprocess), options)?;
+    let phase = console.phase("first batch");
+    let first_batch = loader.next().ok_or(Error::NoMoreData)??;
+    phase.done("");
+    let text_len = check_batch(&first_batch, &model, input.batch_size)?;
+
+    let loss = LossConfig {
+        label_smoothing: config.label_smoothing,
+        reduction: match config.loss.reduction {
+            Reduction::Example => LossReduction::Example,
+            Reduction::Token => LossReduction::Token,
+        },
+        chunk_tokens: config.loss.chunk_tokens,
+    };
+    let phase = console.phase("opening devices");
+    let client = setup::client(&config.device)?;
+    let device = client
+        .devices()
+        .first()
+        .cloned()
+        .ok_or_else(|| loaded.error_at("device", "the plugin found no device"))?;
+    phase.done(&format!("{} {}", client.platform_name(), device.kind()));
+
+    // Parameters are read or drawn on other threads while the program is built and compiled on this one.
+    let (values, compiled) = std::thread::scope(|scope| {
+        let values = scope.spawn(|| initial_values(loaded, &specs, resumed.as_ref()));
+        let compiled = (|| {
+            let started = Instant::now();
+            let batch = StepBatch { batch_size: input.batch_size, text_len };
+            let step = TrainStep::build(&model, &specs, &optimizer, schedules.len(), &loss, batch)
+                .map_err(exec::Error::from)?;
+            let module = hlo::emit(&step.function, &step.emit_options()).map_err(exec::Error::from)?;
+            if let Some(path) = request.dump_hlo {
+                std::fs::write(path, module.to_string())
+                    .map_err(|source| Error::Write { path: path.to_owned(), source })?;
+            }
+            let built_ms = started.elapsed().as_secs_f64() * 1e3;
+            let phase = console.phase("compiling the step");
+            let (executable, outcome) = exec::compile_module(&client, &module, &CompileOptions::default())?;
+            let size = module.num_instructions();
+            phase.done(&format!("{size} instructions, built in {built_ms:.0} ms, {outcome}"));
+            Ok::<_, Error>((step, executable))
+        })();
+        (values.join(), compiled)
+    });
+    let (step, executable) = compiled?;
+    let values = values.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let saved = |name: &str| {
+        let name = format!("opt/{name}");
+        let checkpoint = resumed.as_ref()?;
+        checkpoint.find(&name)?;
+        Some(checkpoint.read(&name))
+    };
+    let state = TrainState::new(&device, &specs, values, &optimizer, saved)?;
+    Ok(Prepared {
+        model,
+        specs,
+        optimizer,
+        schedules,
+        client,
+        step,
+        executable,
+        state: Some(state),
+        loader,
+        first_batch: Some(first_batch),
+        env,
+        store,
+        progress,
+        horizon,
+        total_steps,
+        batch_size,
+        data_size,
+    })
+}
+
+/// Where a run stands, as a checkpoint's JSON state says it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    pub step: u64,
+    /// Rows used since the run began.
+    pub position: u64,
+    pub trained_secs: f64,
+}
+
+impl Progress {
+    /// What [`to_json`](Self::to_json) wrote; the start of a run without a checkpoint.
+    fn of(checkpoint: Option<&Checkpoint>, loaded: &Loaded, source: &Arc<dyn Source>) -> Result<Self, Error> {
+        let Some(checkpoint) = checkpoint else { return Ok(Progress::default()) };
+        let state = checkpoint.state();
+        let number = |key: &str| state.get(key).and_then(Json::as_u64).unwrap_or(0);
+        let same = |what: &'static str, key: &str, now: u64| match state.get(key).and_then(Json::as_u64) {
+            Some(saved) if saved != now => {
+                Err(Error::OtherRun { what, saved: saved.to_string(), now: now.to_string() })
+            }
+            _ => Ok(()),
+        };
+        same("seed", "seed", loaded.config.seed)?;
+        same("training rows", "data_size", source.len() as u64)?;
+        Ok(Progress {
+            step: checkpoint.step(),
+            position: number("position"),
+            trained_secs: state.get("trained_secs").and_then(Json::as_f64).unwrap_or(0.0),
+        })
+    }
+
+    pub fn to_json(self, seed: u64, data_size: u64) -> Json {
+        json!({
+            "position": self.position,
+            "trained_secs": self.trained_secs,
+            "seed": seed,
+            "data_size": data_size,
+        })
+    }
+}
+
+/// All parameters, in the order and types of `specs`.
+fn initial_values(
+    loaded: &Loaded,
+    specs: &ParamSpecs,
+    resumed: Option<&Checkpoint>,
+) -> Result<Vec<HostArray>, Error> {
+    let Some(checkpoint) = resumed else { return Ok(setup::initial_params(loaded, specs)?) };
+    specs
+        .iter()
+        .map(|spec| {
+            let array = checkpoint.read(&format!("params/{}", spec.name))?;
+            if array.dims() != spec.shape.dims() {
+                let (saved, now) = (array.shape().to_string(), spec.shape.to_string());
+                return Err(Error::OtherRun { what: "a parameter of shape", saved, now });
+            }
+            Ok(array.cast(spec.shape.dtype()))
+        })
+        .collect()
+}
+
+/// Checks that a batch has what the step takes, and gives the length of its texts.
+fn check_batch(batch: &Batch, model: &PaliGemmaConfig, batch_size: usize) -> Result<usize, Error> {
+    let shape = |key: &'static str, expected: String| match batch.arrays.get(key) {
+        Some(array) => Ok(array.shape()),
+        None => {
+            let got: Vec<&str> = batch.arrays.keys().map(String::as_str).collect();
+            Err(Error::Batch { key, expected, got: format!("only {}", got.join(", ")) })
+        }
+    };
+    let [height, width] = model.image_size;
+    let expected = Shape::new(DType::F32, [batch_size, height, width, 3]);
+    let image = shape("image", expected.to_string())?;
+    if *image != expected {
+        return Err(Error::Batch { key: "image", expected: expected.to_string(), got: image.to_string() });
+    }
+    let text = shape("text", "s32 [batch, length]".into())?.clone();
+    let has_tokens = text.dtype() == DType::S32 && text.rank() == 2 && text.dims()[1] >= 2;
+    if !has_tokens {
+        let expected = format!("s32[{batch_size},length] with a length of at least 2");
+        return Err(Error::Batch { key: "text", expected, got: text.to_string() });
+    }
+    for key in ["mask_ar", "mask_loss"] {
+        let mask = shape(key, text.to_string())?;
+        if *mask != text {
+            return Err(Error::Batch { key, expected: text.to_string(), got: mask.to_string() });
+        }
+    }
+    Ok(text.dims()[1])
+}
+
+/// The arrays of a batch that the step takes, in its order.
+pub(super) fn step_arrays(batch: Batch) -> Result<Vec<HostArray>, Error> {
+    let mut arrays = batch.arrays;
+    let take = |key: &'static str| {
+        arrays.swap_remove(key).ok_or_else(|| Error::Batch {
+            key,
+            expected: "an array".into(),
+            got: "none".into(),
+        })
+    };
+    STEP_ARRAYS.into_iter().map(take).collect()
+}

@@ -1,0 +1,370 @@
+//! The loop.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::page::{Gallery, write_page};
+use super::prepare::{Prepared, Progress as SavedProgress, prepare, step_arrays};
+use super::step::METRICS;
+use super::{Error, TrainState};
+use crate::array::HostArray;
+use crate::checkpoint::AsyncSaver;
+use crate::config::{Loaded, When, itstime};
+use crate::data::{Batch, mix};
+use crate::eval::{Evaluation, Shared};
+use crate::report::console::{Console, Progress, Status};
+use crate::report::events::EventWriter;
+use crate::report::metrics::MetricsWriter;
+use crate::runtime::{Buffer, Download};
+use crate::setup;
+
+/// A training to run.
+pub struct Request<'a> {
+    pub loaded: &'a Loaded,
+    pub workdir: &'a Path,
+    pub console: &'a Console,
+    /// Set from outside to stop after the step under way and save.
+    pub interrupt: &'a AtomicBool,
+    /// Where to write the step's program as text.
+    pub dump_hlo: Option<&'a Path>,
+}
+
+/// How a training ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub step: u64,
+    pub interrupted: bool,
+    /// The last value of every metric, in the order of their first appearance.
+    pub metrics: Vec<(String, f64)>,
+    /// Seconds from the start of the first step of this session to its end.
+    pub secs: f64,
+}
+
+/// Steps that may be under way on the device before the host waits for one of them: enough to keep the
+/// device busy, few enough to bound memory.
+const MAX_IN_FLIGHT: usize = 2;
+
+/// Trains to the end of the config, or to an interrupt; resumes what the workdir holds.
+pub fn train(request: &Request<'_>) -> Result<Ended, Error> {
+    let prepared = prepare(request)?;
+    let mut run = Run::new(request, prepared)?;
+    run.steps()?;
+    run.finish()
+}
+
+/// A step whose measurements have not been read.
+struct Pending {
+    step: u64,
+    metrics: Download,
+    rows: Vec<usize>,
+}
+
+struct Run<'a> {
+    request: &'a Request<'a>,
+    prepared: Prepared,
+    /// Always there between steps: a step takes it and gives the next one.
+    state: Option<TrainState>,
+    evaluations: Vec<Evaluation>,
+    gallery: Gallery,
+    saver: AsyncSaver,
+    metrics: MetricsWriter,
+    events: Option<EventWriter>,
+    pending: VecDeque<Pending>,
+    latest: Vec<(String, f64)>,
+    step: u64,
+    position: u64,
+    saved_step: Option<u64>,
+    first_step_at: Instant,
+    pace: Pace,
+    interrupted: bool,
+}
+
+/// Speed since the last report.
+struct Pace {
+    since: Instant,
+    step: u64,
+    waited: Duration,
+}
+
+impl<'a> Run<'a> {
+    fn new(request: &'a Request<'a>, mut prepared: Prepared) -> Result<Self, Error> {
+        let Request { loaded, workdir, .. } = request;
+        let config = &loaded.config;
+        let path = workdir.join("config.yaml");
+        std::fs::write(&path, loaded.to_yaml()).map_err(|source| Error::Write { path, source })?;
+        let metrics_path = workdir.join("metrics.jsonl");
+        let done = prepared.progress.step;
+        let metrics = match done {
+            0 => MetricsWriter::create(metrics_path)?,
+            step => MetricsWriter::resume(metrics_path, step)?,
+        };
+        let events = match config.report.tensorboard {
+            true => Some(EventWriter::create(workdir, (done > 0).then_some(done))?),
+            false => None,
+        };
+        let mut evaluations = Vec::new();
+        if !config.evals.is_empty() {
+            let tokenizer = setup::tokenizer(loaded)?;
+            let device = &prepared.client.devices()[0];
+            let (model, env) = (&prepared.model, &prepared.env);
+            let num_pictures = config.report.examples;
+            let shared = Shared { loaded, model, device, env, tokenizer: &tokenizer, num_pictures };
+            for (name, spec) in config.evals.iter() {
+                evaluations.push(Evaluation::new(name, spec, &shared)?);
+            }
+        }
+        let now = Instant::now();
+        let state = prepared.take_state();
+        Ok(Run {
+            request,
+            saver: AsyncSaver::new(prepared.store.clone()),
+            position: prepared.progress.position,
+            gallery: Gallery::load(workdir),
+            prepared,
+            state,
+            evaluations,
+            metrics,
+            events,
+            pending: VecDeque::new(),
+            latest: Vec::new(),
+            step: done,
+            saved_step: (done > 0).then_some(done),
+            first_step_at: now,
+            pace: Pace { since: now, step: done, waited: Duration::ZERO },
+            interrupted: false,
+        })
+    }
+
+    fn steps(&mut self) -> Result<(), Error> {
+        let total = self.prepared.total_steps;
+        if self.step == 0 {
+            self.evaluate(|evaluation, _| !evaluation.spec.skip_first)?;
+        }
+        let progress = self.request.console.progress("training", self.step, total);
+        self.first_step_at = Instant::now();
+        self.pace =
+            Pace { since: Instant::now(), step: self.step, waited: self.prepared.loader.stats().waited };
+        let mut next = self.prepared.take_first_batch();
+        while self.step < total {
+            if self.request.interrupt.load(Ordering::Relaxed) {
+                self.interrupted = true;
+                break;
+            }
+            let batch = match next.take() {
+                Some(batch) => batch,
+                None => self.prepared.loader.next().ok_or(Error::NoMoreData)??,
+            };
+            self.start_step(batch)?;
+            while self.pending.len() > MAX_IN_FLIGHT {
+                self.report_oldest(&progress)?;
+            }
+            self.report_ready(&progress)?;
+            self.save_if_due(&progress)?;
+            if self.step < total && self.is_any_evaluation_due() {
+                self.report_all(&progress)?;
+                let step = self.step;
+                self.evaluate(|evaluation, run| run.is_due(evaluation, step))?;
+                self.pace.since = Instant::now();
+                self.pace.step = self.step;
+            }
+        }
+        self.report_all(&progress)
+    }
+
+    /// Sends a batch and starts a step on it, without waiting.
+    fn start_step(&mut self, batch: Batch) -> Result<(), Error> {
+        let device = self.prepared.client.devices()[0].clone();
+        let rows = batch.ids.iter().flatten().copied().collect();
+        let position = batch.position_after;
+        let upload = |array: HostArray| self.prepared.client.upload_owned(array, &device);
+        let arrays = step_arrays(batch)?.into_iter().map(upload).collect::<Result<Vec<Buffer>, _>>()?;
+        let schedules = upload(self.prepared.schedules.values(self.step))?;
+        let dropout = match self.prepared.step.has_dropout {
+            // Every step has a stream of its own, whatever came before it.
+            true => {
+                let key = mix(self.request.loaded.config.seed, self.step);
+                Some(upload(HostArray::new([2], &[key, self.step])?)?)
+            }
+            false => None,
+        };
+        let state = self.state.take().expect("the state is there between steps");
+        let (step, executable) = (&self.prepared.step, &self.prepared.executable);
+        let (state, metrics) = state.step(step, executable, arrays, schedules, dropout)?;
+        self.state = Some(state);
+        self.step += 1;
+        self.position = position;
+        self.pending.push_back(Pending { step: self.step, metrics: metrics.start_download()?, rows });
+        Ok(())
+    }
+
+    fn report_ready(&mut self, progress: &Progress) -> Result<(), Error> {
+        while let Some(oldest) = self.pending.front()
+            && oldest.metrics.is_ready()?
+        {
+            self.report_oldest(progress)?;
+        }
+        Ok(())
+    }
+
+    fn report_all(&mut self, progress: &Progress) -> Result<(), Error> {
+        while !self.pending.is_empty() {
+            self.report_oldest(progress)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the measurements of the oldest step under way, waiting for it if need be.
+    fn report_oldest(&mut self, progress: &Progress) -> Result<(), Error> {
+        let Some(Pending { step, metrics, rows }) = self.pending.pop_front() else { return Ok(()) };
+        let values = metrics.wait()?.to_f64();
+        for (metric, &value) in METRICS.into_iter().zip(&values) {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { step, metric, value, rows });
+            }
+        }
+        let config = &self.request.loaded.config;
+        let log_every = config.log_training.steps("log_training", self.prepared.horizon).ok().flatten();
+        let (examples_per_sec, input_wait) = self.speed(step);
+        let loss = values.first().copied();
+        progress.update(Status { step, loss, examples_per_sec, input_wait });
+        let is_first = step == self.prepared.progress.step + 1;
+        if !is_first && !itstime(step, log_every, self.prepared.total_steps, When::default()) {
+            return Ok(());
+        }
+        let mut row: Vec<(String, f64)> =
+            METRICS.iter().map(|name| (*name).to_owned()).zip(values.iter().copied()).collect();
+        let schedules = self.prepared.schedules.values(step - 1);
+        for (i, value) in schedules.to_f64().into_iter().enumerate() {
+            let suffix = if i == 0 { String::new() } else { i.to_string() };
+            row.push((format!("global_schedule{suffix}"), value));
+            row.push((format!("lr{suffix}"), value * config.lr));
+        }
+        let seen = (step * self.prepared.batch_size) as f64;
+        row.push(("examples_seen".into(), seen));
+        row.push(("epoch".into(), seen / self.prepared.data_size.max(1) as f64));
+        row.extend(examples_per_sec.map(|value| ("examples_per_sec".to_owned(), value)));
+        row.extend(input_wait.map(|value| ("input_wait".to_owned(), value)));
+        self.pace = Pace { since: Instant::now(), step, waited: self.prepared.loader.stats().waited };
+        self.record(step, row)
+    }
+
+    /// Examples per second and the share of time spent waiting for input, since the last report.
+    fn speed(&self, step: u64) -> (Option<f64>, Option<f64>) {
+        let secs = self.pace.since.elapsed().as_secs_f64();
+        if step <= self.pace.step || secs == 0.0 {
+            return (None, None);
+        }
+        let examples = ((step - self.pace.step) * self.prepared.batch_size) as f64;
+        let waited = self.prepared.loader.stats().waited.saturating_sub(self.pace.waited).as_secs_f64();
+        (Some(examples / secs), Some((waited / secs).clamp(0.0, 1.0)))
+    }
+
+    fn record(&mut self, step: u64, row: Vec<(String, f64)>) -> Result<(), Error> {
+        let borrowed = || row.iter().map(|(name, value)| (name.as_str(), *value));
+        self.metrics.write(step, borrowed())?;
+        if let Some(events) = &mut self.events {
+            events.write(step, borrowed())?;
+        }
+        for (name, value) in row {
+            match self.latest.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, latest)) => *latest = value,
+                None => self.latest.push((name, value)),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, evaluation: &Evaluation, step: u64) -> bool {
+        let every = evaluation.spec.log.steps("log", self.prepared.horizon).ok().flatten();
+        itstime(step, every, self.prepared.total_steps, When { first: false, ..When::default() })
+    }
+
+    fn is_any_evaluation_due(&self) -> bool {
+        self.evaluations.iter().any(|evaluation| self.is_due(evaluation, self.step))
+    }
+
+    fn evaluate(&mut self, is_wanted: impl Fn(&Evaluation, &Self) -> bool) -> Result<(), Error> {
+        let mut evaluations = std::mem::take(&mut self.evaluations);
+        let result = evaluations.iter_mut().try_for_each(|evaluation| {
+            if !is_wanted(evaluation, self) {
+                return Ok(());
+            }
+            let started = Instant::now();
+            let phase = self.request.console.phase(format!("evaluating {}", evaluation.name));
+            let state = self.state.as_ref().expect("the state is there between steps");
+            let outcome = evaluation.run(&state.params())?;
+            let shown: Vec<String> =
+                outcome.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            phase.done(&shown.join(", "));
+            self.gallery.add(&evaluation.name, self.step, &outcome.predictions);
+            let mut row = outcome.metrics;
+            row.push((format!("z/secs/eval/{}", evaluation.name), started.elapsed().as_secs_f64()));
+            self.record(self.step, row)
+        });
+        self.evaluations = evaluations;
+        result
+    }
+
+    fn save_if_due(&mut self, progress: &Progress) -> Result<(), Error> {
+        let config = &self.request.loaded.config;
+        let steps = |name: &str, duration: &crate::config::Duration| {
+            duration.steps(name, self.prepared.horizon).ok().flatten()
+        };
+        let total = self.prepared.total_steps;
+        let keep = steps("keep_ckpt", &config.keep_ckpt);
+        let when = When { first: false, last: false, ..When::default() };
+        let is_kept = itstime(self.step, keep, total, When { drop_close_to_last: 0.0, ..when });
+        if is_kept || itstime(self.step, steps("ckpt", &config.ckpt), total, when) {
+            // A checkpoint of a run that went wrong would be the one that it resumes from.
+            self.report_all(progress)?;
+            self.save(is_kept)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the state to the host; files are written while the training goes on.
+    fn save(&mut self, keep: bool) -> Result<(), Error> {
+        let state = self.state.as_ref().expect("the state is there between steps");
+        let mut tensors = state.changing()?;
+        tensors.extend(state.frozen()?);
+        let saved = SavedProgress {
+            step: self.step,
+            position: self.position,
+            trained_secs: self.prepared.progress.trained_secs + self.first_step_at.elapsed().as_secs_f64(),
+        };
+        let json = saved.to_json(self.request.loaded.config.seed, self.prepared.data_size);
+        self.gallery.save(self.request.workdir)?;
+        self.saver.submit(self.step, tensors, json, keep)?;
+        self.saved_step = Some(self.step);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Ended, Error> {
+        let secs = self.first_step_at.elapsed().as_secs_f64();
+        if self.saved_step != Some(self.step) {
+            self.save(false)?;
+        }
+        self.saver.wait()?;
+        if !self.interrupted {
+            self.evaluate(|_, _| true)?;
+            self.gallery.save(self.request.workdir)?;
+        }
+        if self.request.loaded.config.report.html {
+            let trained = self.prepared.optimizer.trained();
+            let facts = super::page::Facts {
+                loaded: self.request.loaded,
+                client: &self.prepared.client,
+                specs: &self.prepared.specs,
+                num_trained: trained.iter().map(|param| param.shape.num_elements()).sum(),
+                step: self.step,
+                total_steps: self.prepared.total_steps,
+                secs: self.prepared.progress.trained_secs + secs,
+                metrics: &self.latest,
+            };
+            write_page(self.request.workdir, &facts, &self.gallery)?;
+        }
+        Ok(Ended { step: self.step, interrupted: self.interrupted, metrics: self.latest, secs })
+    }
+}
