@@ -151,6 +151,63 @@ fn ops_give_the_references_results() {
     assert_eq!(compared, 440);
 }
 
+#[test]
+fn the_transfers_strings_give_the_references_results() {
+    let env = Env::new(data());
+    let recording = json("configs_e2e.json");
+    let file = |name: &str| Value::Bytes(std::fs::read(data().join(name)).unwrap());
+    let decode = Pipeline::parse("decode|copy('image', 'image_left')", &env).unwrap();
+    let mut decoded = Example::new();
+    decoded.insert("image", file("example.png"));
+    let decoded = decode.run(decoded, 0).unwrap();
+    let image = decoded.get("image").unwrap().as_array().unwrap();
+
+    let mut compared = 0;
+    for case in recording["cases"].as_array().unwrap() {
+        let (config, pp) = (case["config"].as_str().unwrap(), case["pp"].as_str().unwrap());
+        let mut input = example(&recording["example"]);
+        if let Some(changed) = case.get("override") {
+            example(changed).into_iter().for_each(|(key, value)| drop(input.insert(key, value)));
+        }
+        let is_video = pp.contains("video_decode");
+        input.insert("image", file("example.png"));
+        input.insert("image_left", image.clone());
+        input.insert("image_right", flipped(image));
+        let frames = (0..3).map(|i| file(&format!("example_frame{i}.jpg"))).collect();
+        input.insert("episodic_images", Value::List(frames));
+        let got = Pipeline::parse(pp, &env).and_then(|pipeline| pipeline.run(input, 0));
+        let got = got.unwrap_or_else(|error| panic!("{config}: {error}"));
+        let expected = case["out"].as_object().unwrap();
+        assert_eq!(got.len(), expected.len(), "{config}: {pp}");
+        for (key, expected) in expected {
+            let entry = got.get(key).unwrap();
+            let Some(mean) = expected.get("mean").and_then(Json::as_f64) else {
+                assert_eq!(entry, &value(expected), "{config}: {key}");
+                continue;
+            };
+            let array = entry.as_array().unwrap();
+            let extents = expected["shape"].as_array().unwrap().iter();
+            assert!(extents.map(|extent| extent.as_u64().unwrap() as usize).eq(array.dims().iter().copied()));
+            let values = array.to_f64();
+            let average = values.iter().sum::<f64>() / values.len() as f64;
+            let variance = values.iter().map(|v| (v - average).powi(2)).sum::<f64>() / values.len() as f64;
+            // Frames of videos are JPEG files, which the reference decodes a little darker.
+            let tolerance = if is_video { 1e-2 } else { 1e-3 };
+            assert!((average - mean).abs() < tolerance, "{config}: {average} {mean}");
+            assert!((variance.sqrt() - expected["std"].as_f64().unwrap()).abs() < tolerance, "{config}");
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 69);
+}
+
+fn flipped(image: &HostArray) -> Value {
+    let row = image.dims()[1] * 3;
+    let rows = image.bytes().chunks_exact(row);
+    let bytes: Vec<u8> = rows.flat_map(|row| row.rchunks_exact(3)).flatten().copied().collect();
+    Value::Array(HostArray::new(image.dims(), &bytes).unwrap())
+}
+
 fn example(recorded: &Json) -> Example {
     recorded.as_object().unwrap().iter().map(|(key, entry)| (key.as_str(), value(entry))).collect()
 }
