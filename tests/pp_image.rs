@@ -93,6 +93,67 @@ fn chains_match_big_vision() {
 }
 
 #[test]
+fn random_ops_cut_and_mirror_what_is_there() {
+    let case = serde_json::json!({ "image": "grad_37x53.png" });
+    let env = Env::new(".");
+    let original = run("decode", &case).unwrap();
+    let pixel = |image: &HostArray, y: usize, x: usize| {
+        let width = image.dims()[1];
+        image.bytes()[(y * width + x) * 3..][..3].to_vec()
+    };
+    let draw = |chain: &str, seed: u64| {
+        let mut example = Example::new();
+        example.insert("image", original.clone());
+        let example = Pipeline::parse(chain, &env).unwrap().run(example, seed).unwrap();
+        example.get("image").unwrap().as_array().unwrap().clone()
+    };
+    let mut mirrored = 0;
+    for seed in 0..64 {
+        let image = draw("flip_lr", seed);
+        if image != original {
+            mirrored += 1;
+            for (y, x) in [(0, 0), (36, 52), (7, 30)] {
+                assert_eq!(pixel(&image, y, x), pixel(&original, y, 52 - x));
+            }
+        }
+    }
+    assert!((16..48).contains(&mirrored), "{mirrored}");
+
+    let offsets: std::collections::HashSet<(usize, usize)> = (0..64)
+        .map(|seed| {
+            let cut = draw("random_crop((20, 30))", seed);
+            assert_eq!(cut.dims(), [20, 30, 3]);
+            let is_at = |&(y, x): &(usize, usize)| {
+                (0..20).all(|i| (0..30).all(|j| pixel(&cut, i, j) == pixel(&original, y + i, x + j)))
+            };
+            let mut places = (0..=17).flat_map(|y| (0..=23).map(move |x| (y, x)));
+            places.find(is_at).expect("the crop is a part of the image")
+        })
+        .collect();
+    assert!(offsets.len() > 32, "{offsets:?}");
+    assert_eq!(draw("inception_crop(16)", 5).dims(), [16, 16, 3]);
+    assert_eq!(draw("inception_crop(16)", 5), draw("inception_crop(16)", 5));
+    assert_ne!(draw("inception_crop(16)", 5), draw("inception_crop(16)", 6));
+}
+
+#[test]
+fn absurd_sizes_are_errors() {
+    let case = serde_json::json!({ "image": "thin_31x1000.png" });
+    for chain in [
+        "decode|resize(16777216)",
+        "decode|resize_small(16777216)",
+        "decode|convert_to_video(16777216)",
+        "decode|pad_to_shape((16777216, 16777216, 3))",
+        "decode|resize_long(0)",
+        "decode|resize_long(1)",
+        "decode|resize(0)",
+    ] {
+        let error = run(chain, &case).unwrap_err();
+        assert!(!error.is_empty(), "{chain}");
+    }
+}
+
+#[test]
 fn the_notebook_matches() {
     let tensors = read("notebook.safetensors");
     let tensors = SafeTensors::deserialize(&tensors).unwrap();

@@ -4,7 +4,7 @@ use super::args::Args;
 use super::literal::Literal;
 use super::registry::{IMAGE, Map, Op, Run, map, run};
 use super::spec::SyntaxError;
-use super::value::{Example, Strings, Value};
+use super::value::{Example, Strings, Value, num_elements};
 use super::{Env, Problem};
 use crate::array::{DType, HostArray, Shape};
 
@@ -239,7 +239,7 @@ fn onehot(args: &Args, _: &Env) -> Result<Run, SyntaxError> {
         let merge = multi && !labels.dims().is_empty();
         let mut dims = if merge { Vec::new() } else { labels.dims().to_vec() };
         dims.push(depth);
-        let mut out = vec![off as f32; dims.iter().product()];
+        let mut out = vec![off as f32; num_elements(&dims)?];
         // The reference computes merged vectors as hits * (on - off) + off.
         let hit = if merge { (on - off) as f32 + off as f32 } else { on as f32 };
         for (row, label) in labels.to_f64().into_iter().enumerate() {
@@ -296,7 +296,7 @@ fn pad_to_shape(args: &Args, _: &Env) -> Result<Map, SyntaxError> {
             let fill = |count: usize| -> Result<Value, Problem> {
                 let mut dims = array.dims().to_vec();
                 dims[axis] = count;
-                let zeros = vec![pad_value; dims.iter().product()];
+                let zeros = vec![pad_value; num_elements(&dims)?];
                 Ok(Value::Array(HostArray::new(dims, &zeros)?.cast(array.dtype())))
             };
             value = Value::concat(&[&fill(before)?, &value, &fill(missing - before)?], axis as i64)?;

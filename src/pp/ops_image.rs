@@ -7,7 +7,7 @@ use super::ops_general::to_f32;
 use super::registry::{IMAGE, Map, Op, Run, map, run};
 use super::resize::{Method, resize, resize_as_is};
 use super::spec::SyntaxError;
-use super::value::Value;
+use super::value::{Value, num_elements};
 use super::{Env, Problem};
 use crate::array::{DType, HostArray, Shape};
 
@@ -190,6 +190,7 @@ fn convert_to_video(args: &Args, _: &Env) -> Result<Map, SyntaxError> {
     }
     Ok(Box::new(move |value, _| {
         let (array, [height, width, channels]) = image(&value)?;
+        num_elements(&[frames, height, width, channels])?;
         let mut out = HostArray::zeros(Shape::new(array.dtype(), [frames, height, width, channels]));
         out.bytes_mut()[..array.bytes().len()].copy_from_slice(array.bytes());
         Ok(Value::Array(out))

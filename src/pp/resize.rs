@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use super::Problem;
 use super::ops_general::to_f32;
+use super::value::num_elements;
 use crate::array::{DType, HostArray, Shape};
 
 /// How pixels are combined; TensorFlow's names.
@@ -65,10 +66,11 @@ pub fn resize(
             image.shape()
         )));
     };
-    if height * width * channels * size[0] * size[1] == 0 {
+    if image.dims().contains(&0) || size.contains(&0) {
         let message = format!("cannot resize {} to {}x{}", image.shape(), size[0], size[1]);
         return Err(Problem::invalid(message));
     }
+    num_elements(&[size[0], size[1], channels])?;
     if method == Method::Nearest {
         return nearest(image, [height, width], size);
     }

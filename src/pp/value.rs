@@ -121,6 +121,7 @@ impl Value {
             return Err(Problem::invalid(format!("index {index} is outside of {}", self.describe())));
         }
         let out_dims: Vec<usize> = [indices.len()].into_iter().chain(inner.iter().copied()).collect();
+        num_elements(&out_dims)?;
         let len: usize = inner.iter().product();
         Ok(match self {
             Value::Array(array) => {
@@ -199,6 +200,16 @@ impl Value {
             other => Err(Problem::expected("arrays or strings", other)),
         }
     }
+}
+
+/// The number of elements of an array of extents `dims`, unless that is more than any input can need: a slip
+/// in a pp string must not exhaust the memory.
+pub(super) fn num_elements(dims: &[usize]) -> Result<usize, Problem> {
+    const MOST: usize = 1 << 31;
+    let count = dims.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+    count
+        .filter(|&count| count <= MOST)
+        .ok_or_else(|| Problem::invalid(format!("an array of shape {dims:?} is larger than {MOST} elements")))
 }
 
 impl fmt::Debug for Value {
