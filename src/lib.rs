@@ -28,3 +28,4 @@ pub mod runtime;
 pub mod setup;
 pub mod tokenizer;
 pub mod train;
+pub mod verify;

@@ -134,3 +134,4 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(code)
 }
+pub mod verify;

@@ -1,0 +1,105 @@
+use std::fmt;
+use std::str::FromStr;
+
+use super::program::Session;
+use super::{Error, Row, forward, loss, train};
+
+/// One thing that a recording holds and that can be replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Activations of both towers.
+    Forward,
+    /// Losses of one batch.
+    Loss,
+    /// Gradients of the loss.
+    Grads,
+    /// The notebook's training loop.
+    Sgd,
+    /// The trainer with Adam.
+    Adam,
+    /// The trainer with Adafactor.
+    Adafactor,
+    /// Greedy decoding.
+    Decode,
+    /// Beam search.
+    Beam,
+    /// Train states as big_vision writes them.
+    Checkpoint,
+    /// Checkpoints and position embeddings of a ViT.
+    Vit,
+}
+
+/// Compares everything that one check of a recording holds.
+pub(super) type Rows = fn(&Session) -> Result<Vec<Row>, Error>;
+
+impl Check {
+    pub const ALL: [Check; 10] = [
+        Check::Forward,
+        Check::Loss,
+        Check::Grads,
+        Check::Sgd,
+        Check::Adam,
+        Check::Adafactor,
+        Check::Decode,
+        Check::Beam,
+        Check::Checkpoint,
+        Check::Vit,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Check::Forward => "forward",
+            Check::Loss => "loss",
+            Check::Grads => "grads",
+            Check::Sgd => "sgd",
+            Check::Adam => "adam",
+            Check::Adafactor => "adafactor",
+            Check::Decode => "decode",
+            Check::Beam => "beam",
+            Check::Checkpoint => "checkpoint",
+            Check::Vit => "vit",
+        }
+    }
+
+    /// The files by which a recording shows that it holds the check: one of them is enough.
+    pub(super) const fn files(self) -> &'static [&'static str] {
+        match self {
+            Check::Forward => &[forward::FILE, forward::LOW_PRECISION_FILE],
+            Check::Loss => &[loss::LOSS_FILE],
+            Check::Grads => &[loss::GRADS_FILE],
+            Check::Sgd => &["sgd.json"],
+            Check::Adam => &["adam.json", "adam_lr_mults.json"],
+            Check::Adafactor => &["adafactor.json"],
+            Check::Decode | Check::Beam => &["decode.json"],
+            Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
+            Check::Vit => &["vit.json"],
+        }
+    }
+
+    /// How to replay it; `None` for what this program cannot.
+    pub(super) fn rows(self) -> Option<Rows> {
+        Some(match self {
+            Check::Forward => forward::forward,
+            Check::Loss => loss::losses,
+            Check::Grads => loss::gradients,
+            Check::Sgd => train::sgd,
+            Check::Adam => train::adam,
+            Check::Adafactor | Check::Decode | Check::Beam | Check::Checkpoint | Check::Vit => return None,
+        })
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Check {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let known = Check::ALL.into_iter().find(|check| check.name() == name);
+        known.ok_or_else(|| Error::UnknownCheck { name: name.to_owned() })
+    }
+}

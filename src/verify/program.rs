@@ -1,0 +1,226 @@
+//! Programs over a recording's parameters and batches.
+
+use super::recording::Recording;
+use super::{Error, Options};
+use crate::array::{DType, HostArray, Shape};
+use crate::exec;
+use crate::graph::{self, Builder, Precision, Value};
+use crate::model::{LossConfig, PaliGemmaConfig, TokenLoss};
+use crate::nn::Params;
+use crate::optim::Optimizer;
+use crate::params::ParamSpecs;
+use crate::runtime::{Client, CompileOptions, Executable};
+use crate::train::{StepBatch, TrainState, TrainStep};
+
+/// A recording on its way through a device.
+pub(super) struct Session<'a> {
+    client: &'a Client,
+    options: &'a Options,
+    pub recording: Recording,
+    /// What `params.npz` holds, in the model's order.
+    pub params: Vec<HostArray>,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(client: &'a Client, recording: Recording, options: &'a Options) -> Result<Self, Error> {
+        let params = recording.params("params.npz")?;
+        Ok(Session { client, options, recording, params })
+    }
+
+    /// Runs a program over parameters, which may have been rounded, and a batch.
+    pub fn run(
+        &self,
+        params: &[HostArray],
+        batch: &Batch,
+        build: impl FnOnce(&Inputs) -> graph::Result<Vec<Value>>,
+    ) -> Result<Vec<HostArray>, Error> {
+        let b = Builder::new("verify");
+        // Recordings are of full f32 products, which are not every device's default.
+        b.set_precision(Precision::Highest);
+        let specs = &self.recording.specs;
+        let values = specs
+            .iter()
+            .zip(params)
+            .map(|(spec, array)| b.parameter(&spec.name, array.shape().clone()))
+            .collect::<graph::Result<Vec<_>>>()?;
+        let inputs = Inputs {
+            model: Params::new(&b, specs.names().map(str::to_owned).zip(values.iter().cloned())),
+            params: values,
+            image: b.parameter("image", batch.image.shape().clone())?,
+            text: b.parameter("text", batch.text.shape().clone())?,
+            mask_ar: b.parameter("mask_ar", batch.mask_ar.shape().clone())?,
+            mask_loss: b.parameter("mask_loss", batch.mask_loss.shape().clone())?,
+        };
+        let outputs = build(&inputs)?;
+        let function = b.finish(&outputs.iter().collect::<Vec<_>>())?;
+        let arrays: Vec<&HostArray> = params.iter().chain(batch.arrays()).collect();
+        Ok(exec::run_once(self.client, &function, &arrays)?)
+    }
+
+    /// Readies the trainer's step. `specs` has the types in which parameters are kept.
+    pub fn trainer(
+        &self,
+        model: &PaliGemmaConfig,
+        specs: &ParamSpecs,
+        optimizer: &Optimizer,
+        num_schedules: usize,
+        label_smoothing: f64,
+        batch: &Batch,
+    ) -> Result<Trainer, Error> {
+        let loss = self.loss_config(label_smoothing);
+        let step = TrainStep::build(model, specs, optimizer, num_schedules, &loss, batch.size())?;
+        let executable =
+            exec::compile(self.client, &step.function, &step.emit_options(), &CompileOptions::default())?;
+        let values = specs.iter().zip(&self.params).map(|(spec, value)| value.cast(spec.shape.dtype()));
+        let device = &executable.devices()[0];
+        let state = TrainState::new(device, specs, values.collect(), optimizer, |_| None)?;
+        Ok(Trainer { step, executable, state })
+    }
+
+    fn loss_config(&self, label_smoothing: f64) -> LossConfig {
+        LossConfig { label_smoothing, chunk_tokens: Some(self.options.chunk_tokens), ..Default::default() }
+    }
+}
+
+/// The trainer's step, and what it carries.
+pub(super) struct Trainer {
+    step: TrainStep,
+    executable: Executable,
+    state: TrainState,
+}
+
+impl Trainer {
+    /// Makes a step and returns what it measured, [`METRICS`](crate::train::METRICS).
+    pub fn step(self, batch: &Batch, schedules: &HostArray) -> Result<(Self, HostArray), Error> {
+        let Trainer { step, executable, state } = self;
+        let (client, device) = (executable.client(), &executable.devices()[0]);
+        let upload = |array: &HostArray| client.upload(array, device);
+        let batch = batch.arrays().into_iter().map(upload).collect::<Result<_, _>>()?;
+        let (state, metrics) = state.step(&step, &executable, batch, upload(schedules)?, None)?;
+        Ok((Trainer { step, executable, state }, metrics.download()?))
+    }
+
+    /// All parameters as they are now.
+    pub fn params(&self) -> Result<Vec<(String, HostArray)>, Error> {
+        self.state.params().map(|(name, buffer)| Ok((name.to_owned(), buffer.download()?))).collect()
+    }
+}
+
+/// What a program computes from.
+pub(super) struct Inputs {
+    /// In the model's order.
+    pub params: Vec<Value>,
+    /// The same by name.
+    pub model: Params,
+    /// `[B, H, W, 3]`.
+    pub image: Value,
+    /// `s32 [B, T]`, as are the masks.
+    pub text: Value,
+    pub mask_ar: Value,
+    pub mask_loss: Value,
+}
+
+impl Inputs {
+    /// The trainer's loss of the batch.
+    #[track_caller]
+    pub fn loss(
+        &self,
+        session: &Session,
+        config: &PaliGemmaConfig,
+        label_smoothing: f64,
+    ) -> graph::Result<TokenLoss> {
+        let Inputs { model, image, text, mask_ar, mask_loss, .. } = self;
+        config.loss(model, image, text, mask_ar, mask_loss, None, &session.loss_config(label_smoothing))
+    }
+}
+
+/// A training batch.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    image: HostArray,
+    text: HostArray,
+    mask_ar: HostArray,
+    mask_loss: HostArray,
+}
+
+impl Batch {
+    /// The batch of a file.
+    ///
+    /// # Errors
+    /// When its arrays are not a batch of the recording's model.
+    pub fn read(recording: &Recording, file: &str) -> Result<Self, Error> {
+        let batch = Batch::read_any(recording, file)?;
+        batch.check(recording, file, 0)?;
+        Ok(batch)
+    }
+
+    /// The batches of a file, in which they are stacked along a leading axis.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and when there is none.
+    pub fn read_stacked(recording: &Recording, file: &str) -> Result<Vec<Self>, Error> {
+        let stacked = Batch::read_any(recording, file)?;
+        let steps = stacked.check(recording, file, 1)?;
+        let pick = |array: &HostArray, step: usize| {
+            let shape = array.shape().with_dims(&array.dims()[1..]);
+            let size = shape.num_bytes();
+            HostArray::from_bytes(shape, &array.bytes()[step * size..(step + 1) * size])
+        };
+        let batch = |step| -> Result<Batch, Error> {
+            Ok(Batch {
+                image: pick(&stacked.image, step)?,
+                text: pick(&stacked.text, step)?,
+                mask_ar: pick(&stacked.mask_ar, step)?,
+                mask_loss: pick(&stacked.mask_loss, step)?,
+            })
+        };
+        (0..steps).map(batch).collect()
+    }
+
+    fn read_any(recording: &Recording, file: &str) -> Result<Self, Error> {
+        let reader = recording.tensors(file)?;
+        Ok(Batch {
+            image: reader.read("image")?,
+            text: reader.read("text")?,
+            mask_ar: reader.read("mask_ar")?,
+            mask_loss: reader.read("mask_loss")?,
+        })
+    }
+
+    /// That shapes and types are those of a batch, below `leading` more axes; returns the extent of the first
+    /// axis.
+    fn check(&self, recording: &Recording, file: &str, leading: usize) -> Result<usize, Error> {
+        let odd = |message: String| Error::Unsupported { path: recording.path(file), message };
+        let text = self.text.shape();
+        let is_text =
+            text.dtype() == DType::S32 && text.rank() == leading + 2 && text.dims()[leading + 1] > 1;
+        if !is_text || text.num_elements() == 0 {
+            return Err(odd(format!(
+                "text has the shape {text}, expected some s32 rows of 2 tokens or more"
+            )));
+        }
+        let [height, width] = recording.config.image_size;
+        let image = [&text.dims()[..=leading], &[height, width, 3]].concat();
+        let image = Shape::new(DType::F32, image);
+        let expected = [
+            ("image", &self.image, &image),
+            ("mask_ar", &self.mask_ar, text),
+            ("mask_loss", &self.mask_loss, text),
+        ];
+        match expected.into_iter().find(|(_, array, shape)| array.shape() != *shape) {
+            Some((name, array, shape)) => {
+                Err(odd(format!("{name} has the shape {}, expected {shape}", array.shape())))
+            }
+            None => Ok(text.dims()[0]),
+        }
+    }
+
+    /// Examples, and tokens of each.
+    pub fn size(&self) -> StepBatch {
+        StepBatch { batch_size: self.text.dims()[0], text_len: self.text.dims()[1] }
+    }
+
+    fn arrays(&self) -> [&HostArray; 4] {
+        [&self.image, &self.text, &self.mask_ar, &self.mask_loss]
+    }
+}

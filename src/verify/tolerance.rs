@@ -1,0 +1,99 @@
+use serde::Serialize;
+
+/// In what sense two arrays are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Largest difference over the largest recorded value, per tensor.
+    OfMax,
+    /// Root mean square of the difference over that of the recorded change from the initial value. Optimizers
+    /// move parameters by so little that `OfMax` would hide much.
+    OfChange,
+    /// Difference over the recorded number itself, the largest of all numbers.
+    OfValue,
+    /// Largest difference.
+    Absolute,
+    /// Number of elements that differ.
+    Exact,
+    /// Largest distance from a value other than the recorded one, which is noise.
+    Bound,
+}
+
+impl Measure {
+    /// How people read it: an error is so much "of …".
+    pub const fn label(self) -> &'static str {
+        match self {
+            Measure::OfMax => "max",
+            Measure::OfChange => "change",
+            Measure::OfValue => "value",
+            Measure::Absolute => "1",
+            Measure::Exact => "exact",
+            Measure::Bound => "bound",
+        }
+    }
+}
+
+/// How far a result may be from its recording.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    pub measure: Measure,
+    pub limit: f64,
+}
+
+impl Tolerance {
+    pub(super) const fn bound(limit: f64) -> Self {
+        Tolerance { measure: Measure::Bound, limit }
+    }
+}
+
+const fn tolerance(measure: Measure, limit: f64) -> Tolerance {
+    Tolerance { measure, limit }
+}
+
+// Two compilations of one f32 program by different versions of XLA differ by how sums are ordered and fused.
+// The distances that were measured between such versions, on these models, stand beside the limits, which leave
+// room for one more compiler and for nothing else.
+
+/// Masks, counts, and parameters that are not trained.
+pub const EXACT: Tolerance = tolerance(Measure::Exact, 0.0);
+/// Activations of the vision tower, image tokens and embedded text. Measured: 2e-6.
+pub const VIT: Tolerance = tolerance(Measure::OfMax, 1e-5);
+/// Activations and logits of the decoder, which amplifies what the vision tower left. Measured: 1e-5.
+pub const DECODER: Tolerance = tolerance(Measure::OfMax, 5e-5);
+/// Image tokens of a tower with 16-bit matrix products: fusion decides where they are rounded. Measured: 3.7e-3.
+pub const LOW_PRECISION_VIT: Tolerance = tolerance(Measure::Absolute, 1e-2);
+/// Losses, also those of training steps. Measured: 2.5e-6.
+pub const LOSS: Tolerance = tolerance(Measure::OfValue, 1e-5);
+/// Gradients. Measured: 3.6e-5.
+pub const GRADS: Tolerance = tolerance(Measure::OfMax, 2e-4);
+/// The key bias of the vision tower adds the same to all logits of a query, so its gradient is zero: what is
+/// recorded, and what we compute, is the rounding noise of sums that cancel, a few 1e-7.
+pub const ZERO_GRADIENT: Tolerance = Tolerance::bound(1e-5);
+/// Losses along plain gradient descent: every step amplifies the distance of the one before. Measured: 1.4e-5.
+pub const SGD_LOSS: Tolerance = tolerance(Measure::OfValue, 1e-4);
+/// Parameters at its end. Measured: 1.3e-5.
+pub const SGD_PARAMS: Tolerance = tolerance(Measure::OfMax, 1e-4);
+/// Losses of gradient descent with 16-bit frozen parameters and vision tower. Measured: 1.1e-3.
+pub const SGD_LOSS_FLOAT16: Tolerance = tolerance(Measure::OfValue, 4e-3);
+/// Parameters after Adam. Measured: 5e-6.
+pub const ADAM_PARAMS: Tolerance = tolerance(Measure::OfMax, 3e-5);
+/// What Adam changed. Measured: 4e-5.
+pub const ADAM_CHANGE: Tolerance = tolerance(Measure::OfChange, 3e-4);
+/// Norm of gradients. Measured: 2.2e-5.
+pub const L2_GRADS: Tolerance = tolerance(Measure::OfValue, 2e-4);
+/// Norm of parameters. Measured: 5e-7.
+pub const L2_PARAMS: Tolerance = tolerance(Measure::OfValue, 5e-6);
+/// Norm of Adam's updates. Measured: 1.4e-6.
+pub const L2_UPDATES: Tolerance = tolerance(Measure::OfValue, 1e-5);
+/// Learning rates and their schedules, which are f32 formulas of the step.
+pub const SCHEDULE: Tolerance = tolerance(Measure::OfValue, 1e-5);
+/// A mean of a few whole numbers, in f32.
+pub const MEAN_LENGTH: Tolerance = tolerance(Measure::OfValue, 1e-6);
+/// Adam divides the noise that is the gradient of the vision tower's key bias by its own size: where that is
+/// trained, it ends anywhere within a few learning rates of its start, and nothing depends on it. Measured: 0.3.
+pub const ZERO_GRADIENT_LEARNING_RATES: f64 = 3.0;
+
+/// Whether a parameter's gradient is zero by construction; see [`ZERO_GRADIENT`].
+pub fn has_zero_gradient(name: &str) -> bool {
+    name.starts_with("img/") && name.ends_with("/MultiHeadDotProductAttention_0/key/bias")
+}
