@@ -13,13 +13,15 @@ pub fn promote(a: &Value, b: &Value) -> Result<(Value, Value)> {
     Ok((a.convert(dtype)?, b.convert(dtype)?))
 }
 
-/// `jax.nn.softmax` over the last dimension, in the operand's type.
+/// `jax.nn.softmax` over the last dimension, in the operand's type. As `jnp.sum` does, the sum runs in `f32`
+/// whatever the type, and is rounded once.
 #[track_caller]
 pub fn softmax(x: &Value) -> Result<Value> {
     let last = x.rank() - 1;
     let largest = x.reduce_max(&[last])?.stop_gradient()?.expand_dim(last)?;
     let unnormalized = x.sub(&largest)?.exp()?;
-    unnormalized.div(&unnormalized.reduce_sum(&[last])?.expand_dim(last)?)
+    let sum = unnormalized.convert(DType::F32)?.reduce_sum(&[last])?.convert(x.dtype())?;
+    unnormalized.div(&sum.expand_dim(last)?)
 }
 
 /// `log(sum(exp(x)))` over the last dimension, which goes away.
