@@ -4,6 +4,7 @@ pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
 pub mod train;
+pub mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ enum Verb {
     #[command(subcommand)]
     Data(Data),
     Devices(devices::Args),
+    Verify(verify::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +70,8 @@ pub enum Error {
     Runtime(#[from] crate::runtime::Error),
     #[error(transparent)]
     Tokenizer(#[from] data_tokenizer::Error),
+    #[error(transparent)]
+    Verify(#[from] crate::verify::Error),
     #[error("cannot listen for Ctrl-C")]
     Signals(#[from] ctrlc::Error),
 }
@@ -77,11 +81,13 @@ impl Error {
     fn is_usage(&self) -> bool {
         use crate::setup::Error as Setup;
         use crate::train::Error as Train;
+        use crate::verify::Error as Verify;
         match self {
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
             Error::Train(Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. }) => true,
             Error::Train(Train::Eval(crate::eval::Error::Setup(Setup::Config(_)))) => true,
+            Error::Verify(Verify::NotHeld { .. } | Verify::NotARecording { .. }) => true,
             _ => false,
         }
     }
@@ -114,6 +120,9 @@ fn run(verb: &Verb, console: &Console) -> Result<Outcome, Error> {
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,
+        Verb::Verify(args) => {
+            return Ok(if verify::run(args)? { Outcome::Done } else { Outcome::ChecksFailed });
+        }
     }
     Ok(Outcome::Done)
 }
@@ -134,4 +143,3 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(code)
 }
-pub mod verify;

@@ -19,8 +19,8 @@ pub struct Args {
     #[arg(long, value_name = "POSITIONS", default_value_t = 0, hide_default_value = true)]
     pub chunk_tokens: usize,
     /// Show every tensor, not only the worst of each check
-    #[arg(short, long)]
-    pub verbose: bool,
+    #[arg(long)]
+    pub all: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<bool, verify::Error> {
     let client = Client::new(&plugin, &options)?;
     let options = Options { only: args.only.clone(), chunk_tokens: args.chunk_tokens };
     let report = verify::replay(&client, &args.dir, &options)?;
-    let text = if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text(args.verbose) };
+    let text = if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text(args.all) };
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
             Err(runtime::Error::Io { path: "standard output".into(), source }.into())

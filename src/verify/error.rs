@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::Check;
 use crate::array::Shape;
-use crate::{array, checkpoint, config, exec, graph, params, runtime, setup};
+use crate::{array, checkpoint, config, exec, graph, params, runtime, setup, train};
 
 /// Why a recording cannot be replayed. Numbers that differ are not among the reasons.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,8 @@ pub enum Error {
     Config(#[from] config::Error),
     #[error(transparent)]
     Setup(#[from] setup::Error),
+    #[error(transparent)]
+    Train(#[from] train::Error),
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
     #[error(transparent)]

@@ -100,9 +100,9 @@ impl Trainer {
         Ok((Trainer { step, executable, state }, metrics.download()?))
     }
 
-    /// All parameters as they are now.
-    pub fn params(&self) -> Result<Vec<(String, HostArray)>, Error> {
-        self.state.params().map(|(name, buffer)| Ok((name.to_owned(), buffer.download()?))).collect()
+    /// All parameters as they are now, in the model's order.
+    pub fn params(&self) -> Result<Vec<HostArray>, Error> {
+        self.state.params().into_iter().map(|buffer| Ok(buffer.download()?)).collect()
     }
 }
 

@@ -57,8 +57,9 @@ pub(super) fn sgd(session: &Session) -> Result<Vec<Row>, Error> {
     sgd_steps(session, "", &run, &recorded.steps, SGD_LOSS, &mut rows)?;
     let params = recording.tensors("sgd_params.safetensors")?;
     recording.expect_names(params.as_ref(), recorded.trainable.iter().map(String::as_str))?;
-    for name in &recorded.trainable {
-        rows.push(Row::tensor(name, run.param(name), &params.read(name)?, SGD_PARAMS)?);
+    let finals = recording.specs.names().zip(&run.params);
+    for (name, got) in finals.filter(|(name, _)| params.find(name).is_some()) {
+        rows.push(Row::tensor(name, got, &params.read(name)?, SGD_PARAMS)?);
     }
 
     if !recorded.steps_with_float16_frozen_params_and_float16_vit.is_empty() {
@@ -161,10 +162,9 @@ fn trainer(session: &Session, name: &str, rows: &mut Vec<Row>) -> Result<(), Err
     let params = recording.tensors(&format!("{name}_params.safetensors"))?;
     let changed = recording.specs.names().filter(|name| !recorded.unchanged.iter().any(|n| n == name));
     recording.expect_names(params.as_ref(), changed)?;
-    for (spec, initial) in recording.specs.iter().zip(&session.params) {
-        let (param, row) = (&spec.name, format!("{name}.{}", spec.name));
-        let got = run.param(param);
-        if recorded.unchanged.contains(param) {
+    for ((param, initial), got) in recording.specs.names().zip(&session.params).zip(&run.params) {
+        let row = format!("{name}.{param}");
+        if params.find(param).is_none() {
             rows.push(Row::tensor(row, got, initial, EXACT)?);
         } else if has_zero_gradient(param) {
             let bound = Tolerance::bound(ZERO_GRADIENT_LEARNING_RATES * loaded.config.lr);
@@ -193,7 +193,8 @@ struct Formats {
 /// A run that was replayed.
 struct Run {
     steps: Vec<Step>,
-    params: Vec<(String, HostArray)>,
+    /// In the model's order.
+    params: Vec<HostArray>,
 }
 
 struct Step {
@@ -235,11 +236,6 @@ impl Run {
             steps.push(Step { schedules: schedules.to_f64(), metrics: metrics.to_f64() });
         }
         Ok(Run { steps, params: trainer.params()? })
-    }
-
-    fn param(&self, name: &str) -> &HostArray {
-        let found = self.params.iter().find(|(param, _)| param == name);
-        &found.expect("a run has all of the model's parameters, whose names the recording was checked for").1
     }
 
     /// That the recording counts its steps as 1, 2, … and has one for each batch.
