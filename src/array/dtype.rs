@@ -11,6 +11,7 @@ pub enum DType {
     Pred,
     S8,
     U8,
+    U16,
     S32,
     U32,
     S64,
@@ -22,10 +23,11 @@ pub enum DType {
 }
 
 impl DType {
-    pub const ALL: [DType; 11] = [
+    pub const ALL: [DType; 12] = [
         DType::Pred,
         DType::S8,
         DType::U8,
+        DType::U16,
         DType::S32,
         DType::U32,
         DType::S64,
@@ -40,7 +42,7 @@ impl DType {
     pub const fn num_bytes(self) -> usize {
         match self {
             DType::Pred | DType::S8 | DType::U8 => 1,
-            DType::F16 | DType::BF16 => 2,
+            DType::U16 | DType::F16 | DType::BF16 => 2,
             DType::S32 | DType::U32 | DType::F32 => 4,
             DType::S64 | DType::U64 | DType::F64 => 8,
         }
@@ -51,7 +53,7 @@ impl DType {
     }
 
     pub const fn is_integer(self) -> bool {
-        matches!(self, DType::S8 | DType::U8 | DType::S32 | DType::U32 | DType::S64 | DType::U64)
+        matches!(self, DType::S8 | DType::U8 | DType::U16 | DType::S32 | DType::U32 | DType::S64 | DType::U64)
     }
 
     pub const fn is_signed(self) -> bool {
@@ -64,6 +66,7 @@ impl DType {
             DType::Pred => "pred",
             DType::S8 => "s8",
             DType::U8 => "u8",
+            DType::U16 => "u16",
             DType::S32 => "s32",
             DType::U32 => "u32",
             DType::S64 => "s64",
@@ -91,6 +94,7 @@ impl FromStr for DType {
             "pred" | "bool" => DType::Pred,
             "s8" | "int8" => DType::S8,
             "u8" | "uint8" => DType::U8,
+            "u16" | "uint16" => DType::U16,
             "s32" | "int32" => DType::S32,
             "u32" | "uint32" => DType::U32,
             "s64" | "int64" => DType::S64,
@@ -113,5 +117,5 @@ macro_rules! elements {
     ($($rust:ty => $dtype:ident),*) => { $(impl Element for $rust { const DTYPE: DType = DType::$dtype; })* };
 }
 
-elements!(i8 => S8, u8 => U8, i32 => S32, u32 => U32, i64 => S64, u64 => U64, f16 => F16, bf16 => BF16,
+elements!(i8 => S8, u8 => U8, u16 => U16, i32 => S32, u32 => U32, i64 => S64, u64 => U64, f16 => F16, bf16 => BF16,
     f32 => F32, f64 => F64);

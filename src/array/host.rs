@@ -117,6 +117,7 @@ impl HostArray {
         let bytes = self.bytes();
         match self.dtype() {
             DType::Pred | DType::U8 => each::<u8>(bytes, |v| f(f64::from(v))),
+            DType::U16 => each::<u16>(bytes, |v| f(f64::from(v))),
             DType::S8 => each::<i8>(bytes, |v| f(f64::from(v))),
             DType::S32 => each::<i32>(bytes, |v| f(f64::from(v))),
             DType::U32 => each::<u32>(bytes, |v| f(f64::from(v))),
@@ -148,6 +149,7 @@ impl HostArray {
         match dtype {
             DType::Pred => fill::<u8>(bytes, self, |v| (v != 0.0) as u8),
             DType::U8 => fill::<u8>(bytes, self, |v| v as u8),
+            DType::U16 => fill::<u16>(bytes, self, |v| v as u16),
             DType::S8 => fill::<i8>(bytes, self, |v| v as i8),
             DType::S32 => fill::<i32>(bytes, self, |v| v as i32),
             DType::U32 => fill::<u32>(bytes, self, |v| v as u32),

@@ -20,6 +20,6 @@ pub enum Error {
     WrongDType { shape: Shape, wanted: DType },
     #[error("shape {shape} needs {} bytes, got {got}", shape.num_bytes())]
     WrongSize { shape: Shape, got: usize },
-    #[error("unknown dtype \"{0}\", known are: pred, s8, u8, s32, u32, s64, u64, f16, bf16, f32, f64")]
+    #[error("unknown dtype \"{0}\", known are: pred, s8, u8, u16, s32, u32, s64, u64, f16, bf16, f32, f64")]
     UnknownDType(String),
 }

@@ -333,6 +333,7 @@ fn dtype_to(dtype: DType) -> Dtype {
         DType::Pred => Dtype::BOOL,
         DType::S8 => Dtype::I8,
         DType::U8 => Dtype::U8,
+        DType::U16 => Dtype::U16,
         DType::S32 => Dtype::I32,
         DType::U32 => Dtype::U32,
         DType::S64 => Dtype::I64,

@@ -543,6 +543,7 @@ fn identity(op: ReduceOp, dtype: DType) -> HostArray {
     let (lowest, highest) = match dtype {
         DType::S8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
         DType::U8 => (0.0, f64::from(u8::MAX)),
+        DType::U16 => (0.0, f64::from(u16::MAX)),
         DType::S32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
         DType::U32 => (0.0, f64::from(u32::MAX)),
         // Casting saturates, so the nearest f64 gives the exact bounds.
@@ -592,12 +593,13 @@ fn precision_number(precision: Precision) -> i32 {
 }
 
 /// Numbers of `PrimitiveType`.
-const PRIMITIVE_TYPES: [(DType, i32); 11] = [
+const PRIMITIVE_TYPES: [(DType, i32); 12] = [
     (DType::Pred, 1),
     (DType::S8, 2),
     (DType::S32, 4),
     (DType::S64, 5),
     (DType::U8, 6),
+    (DType::U16, 7),
     (DType::U32, 8),
     (DType::U64, 9),
     (DType::F16, 10),
@@ -641,6 +643,7 @@ fn literal(value: &HostArray) -> LiteralProto {
         DType::Pred => literal.preds = bytes.iter().map(|&byte| byte != 0).collect(),
         DType::S8 => literal.s8s = bytes.to_vec(),
         DType::U8 => literal.u8s = bytes.to_vec(),
+        DType::U16 => literal.u16s = bytes.to_vec(),
         DType::S32 => literal.s32s = bytemuck::cast_slice(bytes).to_vec(),
         DType::U32 => literal.u32s = bytemuck::cast_slice(bytes).to_vec(),
         DType::S64 => literal.s64s = bytemuck::cast_slice(bytes).to_vec(),

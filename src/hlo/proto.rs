@@ -167,6 +167,8 @@ pub struct LiteralProto {
     pub bf16s: Vec<u8>,
     #[prost(bytes = "vec", tag = "15")]
     pub s8s: Vec<u8>,
+    #[prost(bytes = "vec", tag = "16")]
+    pub u16s: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

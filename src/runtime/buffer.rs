@@ -242,6 +242,7 @@ fn to_buffer_type(dtype: DType) -> ffi::PJRT_Buffer_Type {
         DType::Pred => ffi::PJRT_Buffer_Type_PRED,
         DType::S8 => ffi::PJRT_Buffer_Type_S8,
         DType::U8 => ffi::PJRT_Buffer_Type_U8,
+        DType::U16 => ffi::PJRT_Buffer_Type_U16,
         DType::S32 => ffi::PJRT_Buffer_Type_S32,
         DType::U32 => ffi::PJRT_Buffer_Type_U32,
         DType::S64 => ffi::PJRT_Buffer_Type_S64,

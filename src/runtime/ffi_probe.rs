@@ -69,7 +69,7 @@ fn constants() -> Vec<(&'static str, i32)> {
     let mut constants = constants! {
         PJRT_NamedValue_kString PJRT_NamedValue_kInt64 PJRT_NamedValue_kInt64List PJRT_NamedValue_kFloat
         PJRT_NamedValue_kBool PJRT_Buffer_Type_PRED PJRT_Buffer_Type_S8 PJRT_Buffer_Type_S32 PJRT_Buffer_Type_S64
-        PJRT_Buffer_Type_U8 PJRT_Buffer_Type_U32 PJRT_Buffer_Type_U64 PJRT_Buffer_Type_F16 PJRT_Buffer_Type_F32
+        PJRT_Buffer_Type_U8 PJRT_Buffer_Type_U16 PJRT_Buffer_Type_U32 PJRT_Buffer_Type_U64 PJRT_Buffer_Type_F16 PJRT_Buffer_Type_F32
         PJRT_Buffer_Type_F64 PJRT_Buffer_Type_BF16 PJRT_HostBufferSemantics_kImmutableOnlyDuringCall
         PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes PJRT_Buffer_MemoryLayout_Type_Tiled
     };
