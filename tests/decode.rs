@@ -290,3 +290,52 @@ fn wrong_shapes_are_refused_by_name() {
     let error = decoder.decode(&params[1..], &case.prompts).unwrap_err().to_string();
     assert!(error.starts_with("decoding expects ") && error.contains(" parameters, got "), "{error}");
 }
+
+/// Bytes of temporaries of the program that decodes up to `max_decode_len` tokens, and of its cache.
+fn temp_and_cache_bytes(case: &Case, client: &Client, cache_dtype: DType, max_decode_len: usize) -> [f64; 2] {
+    let mut model = case.model.clone();
+    model.llm.cache_dtype = cache_dtype;
+    let (llm, [batch, text_len]) = (&model.llm, [0, 1].map(|dim| case.prompts.text.dims()[dim]));
+    let entries = model.num_image_tokens() + text_len + max_decode_len;
+    let values = llm.depth * batch * entries * llm.num_kv_heads * llm.head_dim;
+    let cache_bytes = 2 * values * cache_dtype.num_bytes();
+    let params = upload(client, &case.params);
+    let config = DecodeConfig { max_decode_len, ..case.config() };
+    let mut decoder = Decoder::new(model, config, &client.devices()[0]).unwrap();
+    let executable = decoder.executable(&params.iter().collect::<Vec<_>>(), &case.prompts).unwrap();
+    [executable.compiled().memory_stats().unwrap().temp_bytes as f64, cache_bytes as f64]
+}
+
+#[test]
+fn the_cache_is_in_memory_once() {
+    let client = cpu_client();
+    let case = Case::load("gemma2");
+    let layers = case.model.llm.depth as f64;
+    for dtype in [DType::F32, DType::BF16] {
+        let [temp, cache] = temp_and_cache_bytes(&case, &client, dtype, 256);
+        let [longer_temp, longer_cache] = temp_and_cache_bytes(&case, &client, dtype, 1024);
+        let growth = (longer_temp - temp) / (longer_cache - cache);
+        println!("{dtype}: temporaries grow by {growth:.2} of what the cache does");
+        // The cache, one layer's entries in f32 for its attention, and the logits of attention to them.
+        let widened = 4.0 / dtype.num_bytes() as f64;
+        assert!(growth < 1.0 + 1.5 * widened / layers, "{dtype}: {growth}");
+    }
+}
+
+#[test]
+fn weights_wider_than_activations_are_narrowed_before_the_loop_only() {
+    let client = cpu_client();
+    let case = Case::load("gemma2_27b");
+    let mut model = case.model.clone();
+    model.llm.embed_dtype = DType::BF16;
+    let narrow = |(name, array): (&str, &HostArray)| {
+        let is_weight = name.starts_with("llm/layers/") && array.dims().len() > 2;
+        if is_weight { array.cast(DType::BF16) } else { array.clone() }
+    };
+    let specs = model.params().unwrap();
+    let params = specs.names().zip(&case.params).map(narrow).collect();
+    let narrowed = Case { params, ..Case::load("gemma2_27b") };
+    let [_, f32_logits, ..] = logits(&client, &case, &model);
+    let [_, bf16_logits, ..] = logits(&client, &narrowed, &model);
+    assert_close("step_logits", f32_logits.values().unwrap(), bf16_logits.values().unwrap(), 0.0);
+}

@@ -49,6 +49,7 @@ pub fn decode(
     if max_len == 0 {
         return Err(b.error("decode expects a max_decode_len of at least 1, got 0".into()));
     }
+    let params = &model.narrowed(params)?;
     let is_token = prompts.mask_input.gt_scalar(0.0)?;
     let (image, text, mask_ar) = (&prompts.image, &prompts.text, &prompts.mask_ar);
     let prompt = model.embed(params, image, text, Some(&is_token), mask_ar, &mut Taps::none())?;

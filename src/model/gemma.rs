@@ -61,7 +61,8 @@ impl FromStr for QueryNorm {
     }
 }
 
-/// Cached keys and values of all layers, `[L, B, S, K, H]`.
+/// Cached keys and values of all layers, `[L, B, S, K, H]`. Those of 16-bit floats are kept as their bits,
+/// in `u16`: XLA's CPU backend would widen the whole cache to `f32` and back for each entry it writes.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     pub keys: Value,
@@ -233,12 +234,11 @@ impl GemmaConfig {
                         Cache::Off => Ok((key.clone(), value.clone())),
                         Cache::Prefill { size } => {
                             // Queries attend to what the cache has kept of the keys.
-                            let (key, value) =
-                                (key.convert(self.cache_dtype)?, value.convert(self.cache_dtype)?);
+                            let (key, value) = (self.to_cache(key)?, self.to_cache(value)?);
                             let missing = size.saturating_sub(key.dims()[1]);
                             filled.push(key.pad_in_dim(1, 0, missing, 0.0)?);
                             filled.push(value.pad_in_dim(1, 0, missing, 0.0)?);
-                            Ok((key.convert(self.embed_dtype)?, value.convert(self.embed_dtype)?))
+                            Ok((self.from_cache(&key)?, self.from_cache(&value)?))
                         }
                         Cache::Extend { position, .. } => {
                             let write = |all: &Value, new: &Value| {
@@ -272,13 +272,26 @@ impl GemmaConfig {
         position: &Value,
     ) -> Result<(Value, Value)> {
         let zero = all.builder().scalar(DType::S32, 0.0)?;
-        let update = new.convert(self.cache_dtype)?.expand_dim(0)?;
+        let update = self.to_cache(new)?.expand_dim(0)?;
         let all = all.dynamic_update_slice(&update, &[layer, &zero, position, &zero, &zero])?;
         let mut sizes = all.dims().to_vec();
         sizes[0] = 1;
         let of_layer =
             all.dynamic_slice(&[layer, &zero, &zero, &zero, &zero], &sizes)?.reshape(&sizes[1..])?;
-        Ok((all, of_layer.convert(self.embed_dtype)?))
+        Ok((all, self.from_cache(&of_layer)?))
+    }
+
+    /// Keys or values as the cache keeps them.
+    fn to_cache(&self, x: &Value) -> Result<Value> {
+        let x = x.convert(self.cache_dtype)?;
+        if x.dtype().num_bytes() == 2 { x.bitcast_convert(DType::U16) } else { Ok(x) }
+    }
+
+    /// Keys or values as attention uses them.
+    fn from_cache(&self, kept: &Value) -> Result<Value> {
+        let is_bits = kept.dtype() == DType::U16;
+        let x = if is_bits { kept.bitcast_convert(self.cache_dtype)? } else { kept.clone() };
+        x.convert(self.embed_dtype)
     }
 
     /// One block on `[B, T, D]`. `cached` gets this layer's keys and values, and returns those to attend to.

@@ -159,6 +159,19 @@ impl PaliGemmaConfig {
         config.build(&forward.text_pre_logits, table, &targets, &mask_loss)
     }
 
+    /// The parameters for a program that runs the decoder many times: its weights, where they are wider than
+    /// the activations that they are multiplied with, are rounded here, once, and not in every pass.
+    #[track_caller]
+    pub fn narrowed(&self, params: &Params) -> Result<Params> {
+        let dtype = self.llm.embed_dtype;
+        params.map(|name, value| {
+            // Norms, the other stacked parameters, are vectors and computed in f32.
+            let is_weight = name.starts_with("llm/layers/") && value.rank() > 2;
+            let is_wider = value.dtype().num_bytes() > dtype.num_bytes();
+            if is_weight && is_wider { value.convert(dtype) } else { Ok(value.clone()) }
+        })
+    }
+
     /// Runs prompts through the model and fills a cache with room for `max_decode_len` more tokens.
     /// Prompts are aligned to the right, so that all continue at one entry of the cache. Returns the
     /// logits of the last prompt token (`f32 [B, V]`), the cache and the number of valid tokens of each

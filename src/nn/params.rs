@@ -43,6 +43,12 @@ impl Params {
         Params { builder: body.clone(), ..self.clone() }
     }
 
+    /// The same names with other values: `f` gets each name with its value.
+    pub fn map(&self, f: impl Fn(&str, &Value) -> Result<Value>) -> Result<Params> {
+        let mapped = |(name, value): (&String, &Value)| Ok((name.clone(), f(name, value)?));
+        Ok(Params { values: self.values.iter().map(mapped).collect::<Result<_>>()?, ..self.clone() })
+    }
+
     pub fn builder(&self) -> &Builder {
         &self.builder
     }
