@@ -5,7 +5,7 @@
 
 use super::control;
 use super::sweep::Context;
-use crate::array::{DType, Shape};
+use crate::array::{DType, HostArray, Shape};
 use crate::graph::{
     BinaryOp, DotDims, GatherDims, Op, PadDim, ReduceOp, Result, ScatterDims, ScatterOp, SliceDim, UnaryOp,
     Value,
@@ -83,20 +83,10 @@ pub(super) fn vjp(cx: &mut Context<'_>, results: Cotangents) -> Result<Cotangent
         }
         Op::Gather(dims) => {
             let zeros = g.builder().zeros(cx.input_shape(0))?;
-            Ok(vec![Some(zeros.scatter(&cx.input(1)?, &g, transposed_gather(dims), ScatterOp::Add)?), None])
+            let indices = inside(&cx.input(1)?, zeros.shape(), dims)?;
+            Ok(vec![Some(zeros.scatter(&indices, &g, transposed_gather(dims), ScatterOp::Add)?), None])
         }
-        Op::Scatter { dims, op } => {
-            let indices = cx.input(1)?;
-            let updates = cx.input_shape(2).clone();
-            let of_operand = match op {
-                ScatterOp::Add => g.clone(),
-                ScatterOp::Assign => {
-                    g.scatter(&indices, &g.builder().zeros(&updates)?, dims.clone(), ScatterOp::Assign)?
-                }
-            };
-            let of_updates = g.gather(&indices, transposed_scatter(dims, &updates, g.rank()))?;
-            Ok(vec![Some(of_operand), None, Some(of_updates)])
-        }
+        Op::Scatter { dims, op } => scatter(cx, dims, *op, &g),
         Op::ShardingConstraint(sharding) => single(g.with_sharding(sharding.clone())),
         Op::CustomCall(call) => missing(cx, &format!("custom_call \"{}\"", call.target), ""),
         Op::While { .. } => missing(cx, "while", ", use a scan, whose length is known"),
@@ -353,6 +343,60 @@ fn transposed_gather(dims: &GatherDims) -> ScatterDims {
         scatter_indices_batching_dims: dims.start_indices_batching_dims.clone(),
         index_vector_dim: dims.index_vector_dim,
     }
+}
+
+/// The start indices that a gather uses: moved inside, where a scatter would drop what it writes there.
+fn inside(indices: &Value, operand: &Shape, dims: &GatherDims) -> Result<Value> {
+    let last = |&d: &usize| (operand.dims()[d] - dims.slice_sizes[d]) as f64;
+    let last: Vec<f64> = dims.start_index_map.iter().map(last).collect();
+    let last = HostArray::new([last.len()], &last).expect("the extent is the number of values");
+    let last = indices.builder().constant(last.cast(indices.dtype()))?;
+    let last = match dims.index_vector_dim {
+        dim if dim < indices.rank() => last.broadcast_in_dim(indices.dims(), &[dim])?,
+        _ => last.reshape(&[])?,
+    };
+    indices.max_scalar(0.0)?.min(&last)
+}
+
+/// Updates get what was written where they were: nothing for those that were dropped, and where several
+/// were assigned to one place, all of it for the one that is there now.
+fn scatter(cx: &mut Context<'_>, dims: &ScatterDims, op: ScatterOp, g: &Value) -> Result<Cotangents> {
+    let updates = cx.input_shape(2);
+    let indices = cx.input(1)?;
+    let of_operand = match op {
+        ScatterOp::Add => g.clone(),
+        ScatterOp::Assign => {
+            g.scatter(&indices, &g.builder().zeros(updates)?, dims.clone(), ScatterOp::Assign)?
+        }
+    };
+    if !cx.needs[2] {
+        return Ok(vec![Some(of_operand), None, None]);
+    }
+    let reads = transposed_scatter(dims, updates, g.rank());
+    let batch: Vec<usize> = (0..updates.rank()).filter(|d| !dims.update_window_dims.contains(d)).collect();
+    let written = match op {
+        ScatterOp::Add => {
+            let is_inside = indices.eq(&inside(&indices, g.shape(), &reads)?)?;
+            let is_inside = match dims.index_vector_dim {
+                dim if dim < indices.rank() => is_inside.reduce_and(&[dim])?,
+                _ => is_inside,
+            };
+            is_inside.broadcast_in_dim(updates.dims(), &batch)?
+        }
+        ScatterOp::Assign => {
+            // Each update leaves its number, and has won where that is found again.
+            let batch_dims: Vec<usize> = batch.iter().map(|&d| updates.dims()[d]).collect();
+            let count = Shape::new(DType::S32, [batch_dims.iter().product()]);
+            let number = g.builder().iota(count, 0)?.reshape(&batch_dims)?;
+            let number = number.broadcast_in_dim(updates.dims(), &batch)?;
+            let nobody = g.builder().full(&g.shape().with_dtype(DType::S32), -1.0)?;
+            let winner = nobody.scatter(&indices, &number, dims.clone(), ScatterOp::Assign)?;
+            winner.gather(&indices, reads.clone())?.eq(&number)?
+        }
+    };
+    let of_updates = g.gather(&indices, reads)?;
+    let of_updates = written.select(&of_updates, &of_updates.full_like(0.0)?)?;
+    Ok(vec![Some(of_operand), None, Some(of_updates)])
 }
 
 /// Reading where a scatter writes.
