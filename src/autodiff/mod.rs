@@ -14,6 +14,8 @@
 mod control;
 mod primals;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod vjp;
 
 use crate::graph::{Result, Value};
