@@ -91,7 +91,7 @@ impl Sweep<'_> {
                 accumulate(&mut cotangents, input, cotangent)?;
             }
         }
-        Ok(wanted.iter().map(|output| cotangents.remove(output)).collect())
+        Ok(wanted.iter().map(|output| cotangents.get(output).cloned()).collect())
     }
 }
 
