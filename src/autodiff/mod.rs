@@ -49,10 +49,13 @@ pub fn gradient(loss: &Value, wrt: &[Value]) -> Result<Vec<Value>> {
 pub fn vjp(outputs: &[(Value, Value)], wrt: &[Value]) -> Result<Vec<Option<Value>>> {
     let Some((first, _)) = outputs.first() else { return Ok(vec![None; wrt.len()]) };
     let builder = first.builder().clone();
-    if let Some(foreign) =
-        outputs.iter().map(|(value, _)| value).chain(wrt).find(|v| !v.builder().is_same(&builder))
-    {
+    let given = outputs.iter().flat_map(|(value, cotangent)| [value, cotangent]);
+    if let Some(foreign) = given.chain(wrt).find(|value| !value.builder().is_same(&builder)) {
         return Err(builder.error(format!("vjp expects values of one program, got {foreign:?} of another")));
+    }
+    if let Some((value, cotangent)) = outputs.iter().find(|(value, ct)| value.shape() != ct.shape()) {
+        let (want, got) = (value.shape(), cotangent.shape());
+        return Err(builder.error(format!("vjp expects a cotangent of shape {want}, got {got}")));
     }
     let nodes = builder.snapshot();
     let wanted: Vec<_> = wrt.iter().map(Value::output).collect();
