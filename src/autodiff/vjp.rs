@@ -7,7 +7,7 @@ use super::control;
 use super::sweep::Context;
 use crate::array::{DType, HostArray, Shape};
 use crate::graph::{
-    BinaryOp, DotDims, GatherDims, Op, PadDim, ReduceOp, Result, ScatterDims, ScatterOp, SliceDim, UnaryOp,
+    BinaryOp, DotDims, GatherDims, Op, PadDim, Precision, ReduceOp, Result, ScatterDims, ScatterOp, SliceDim, UnaryOp,
     Value,
 };
 
@@ -66,7 +66,7 @@ pub(super) fn vjp(cx: &mut Context<'_>, results: Cotangents) -> Result<Cotangent
             Ok(parts)
         }
         Op::Reverse { dims } => single(g.reverse(dims)),
-        Op::DotGeneral { dims, .. } => dot_general(cx, dims, &g),
+        Op::DotGeneral { dims, precision, .. } => dot_general(cx, dims, *precision, &g),
         Op::Reduce { op, dims } => reduce(cx, *op, dims, &g),
         Op::DynamicSlice { .. } => {
             let zeros = g.builder().zeros(cx.input_shape(0))?;
@@ -247,7 +247,12 @@ fn pad(cx: &Context<'_>, dims: &[PadDim], g: &Value) -> Result<Cotangents> {
     Ok(vec![Some(of_operand), of_value])
 }
 
-fn dot_general(cx: &mut Context<'_>, dims: &DotDims, g: &Value) -> Result<Cotangents> {
+fn dot_general(
+    cx: &mut Context<'_>,
+    dims: &DotDims,
+    precision: Precision,
+    g: &Value,
+) -> Result<Cotangents> {
     let free = |rank: usize, batch: &[usize], contracting: &[usize]| -> Vec<usize> {
         (0..rank).filter(|d| !batch.contains(d) && !contracting.contains(d)).collect()
     };
@@ -290,8 +295,9 @@ fn dot_general(cx: &mut Context<'_>, dims: &DotDims, g: &Value) -> Result<Cotang
             rhs_batch: other_batch.clone(),
             rhs_contracting: other_free.clone(),
         };
-        let dtype = cx.input_shape(index).dtype();
-        let product = g.convert(other.dtype())?.dot_general_as(&other, product_dims, dtype)?;
+        let result = cx.input_shape(index).dtype();
+        let op = Op::DotGeneral { dims: product_dims, precision, result };
+        let product = Value::apply(op, &[&g.convert(other.dtype())?, &other])?;
 
         // The product's dimensions are batch, own free, and the contracted ones in the other's order.
         let mut in_order = other_contracting.clone();
