@@ -38,14 +38,16 @@ impl Value {
         self.reduce_sum(dims)?.div_scalar(count as f64)
     }
 
-    /// The index (`s32`) of the first largest element along `dim`, which goes away.
+    /// The index (`s32`) of the first largest element along `dim`, which goes away. NaN counts as one of the
+    /// largest, so that there always is one.
     #[track_caller]
     pub fn argmax(&self, dim: usize) -> Result<Value> {
         let largest = self.reduce_max(&[dim])?.expand_dim(dim)?;
         let shape = self.shape().with_dtype(DType::S32);
         let none = self.dims()[dim] as f64;
         let index = self.builder().iota(shape, dim)?;
-        self.eq(&largest)?.select(&index, &index.full_like(none)?)?.reduce_min(&[dim])
+        let is_largest = self.eq(&largest)?.or(&self.ne(self)?)?;
+        is_largest.select(&index, &index.full_like(none)?)?.reduce_min(&[dim])
     }
 
     /// Running sum along `dim`, in `log2(extent)` shifted additions.
