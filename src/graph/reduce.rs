@@ -53,7 +53,10 @@ impl Value {
     /// Running sum along `dim`, in `log2(extent)` shifted additions.
     #[track_caller]
     pub fn cumsum(&self, dim: usize) -> Result<Value> {
-        let extent = self.dims().get(dim).copied().unwrap_or(0);
+        let Some(&extent) = self.dims().get(dim) else {
+            let shape = self.shape();
+            return Err(self.builder().error(format!("cumsum expects a dimension of {shape}, got {dim}")));
+        };
         let mut sum = self.clone();
         let mut shift = 1;
         while shift < extent {
