@@ -337,7 +337,17 @@ impl Value {
 
     #[track_caller]
     pub(crate) fn apply(op: Op, inputs: &[&Value]) -> Result<Value> {
-        Value::innermost(inputs).push(op, inputs)
+        Ok(Value::apply_all(op, inputs)?.swap_remove(0))
+    }
+
+    /// Appends an operation on a list of values, which the caller may have left empty.
+    #[track_caller]
+    pub(crate) fn apply_all(op: Op, inputs: &[&Value]) -> Result<Vec<Value>> {
+        if inputs.is_empty() {
+            let message = format!("{} expects at least one operand, got none", op.name());
+            return Err(Error::new(message, "", Location::caller()));
+        }
+        Value::innermost(inputs).push_all(op, inputs)
     }
 }
 

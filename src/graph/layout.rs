@@ -129,6 +129,6 @@ impl Value {
     /// Keeps the compiler from merging what is computed from the results with what was computed before.
     #[track_caller]
     pub fn optimization_barrier(values: &[&Value]) -> Result<Vec<Value>> {
-        Value::innermost(values).push_all(Op::OptimizationBarrier, values)
+        Value::apply_all(Op::OptimizationBarrier, values)
     }
 }

@@ -70,7 +70,7 @@ impl Value {
     /// Orders all values along `dim` by the first of them, equal keys in their old order.
     #[track_caller]
     pub fn sort(values: &[&Value], dim: usize, descending: bool) -> Result<Vec<Value>> {
-        Value::innermost(values).push_all(Op::Sort { dim, descending }, values)
+        Value::apply_all(Op::Sort { dim, descending }, values)
     }
 
     /// The `k` largest elements of the last dimension in descending order, and their indices (`s32`).
