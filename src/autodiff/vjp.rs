@@ -7,8 +7,8 @@ use super::control;
 use super::sweep::Context;
 use crate::array::{DType, HostArray, Shape};
 use crate::graph::{
-    BinaryOp, DotDims, GatherDims, Op, PadDim, Precision, ReduceOp, Result, ScatterDims, ScatterOp, SliceDim, UnaryOp,
-    Value,
+    BinaryOp, DotDims, GatherDims, Op, PadDim, Precision, ReduceOp, Result, ScatterDims, ScatterOp, SliceDim,
+    UnaryOp, Value,
 };
 
 type Cotangents = Vec<Option<Value>>;
@@ -247,12 +247,7 @@ fn pad(cx: &Context<'_>, dims: &[PadDim], g: &Value) -> Result<Cotangents> {
     Ok(vec![Some(of_operand), of_value])
 }
 
-fn dot_general(
-    cx: &mut Context<'_>,
-    dims: &DotDims,
-    precision: Precision,
-    g: &Value,
-) -> Result<Cotangents> {
+fn dot_general(cx: &mut Context<'_>, dims: &DotDims, precision: Precision, g: &Value) -> Result<Cotangents> {
     let free = |rank: usize, batch: &[usize], contracting: &[usize]| -> Vec<usize> {
         (0..rank).filter(|d| !batch.contains(d) && !contracting.contains(d)).collect()
     };

@@ -1,5 +1,6 @@
 //! Every operation on the CPU plugin: what it computes, what its gradient is, what it says when misused.
 
+mod edges;
 mod rows;
 mod table;
 
