@@ -448,6 +448,9 @@ fn carries<'a>(
 }
 
 fn scan(spec: &ScanSpec, inputs: Shapes) -> Result<Vec<Shape>, String> {
+    if spec.length == 0 {
+        return Err("scan expects at least one step, got 0".into());
+    }
     let num_fixed = spec.num_consts + spec.num_carries;
     let mut step_inputs = Vec::with_capacity(inputs.len());
     for (i, &shape) in inputs.iter().enumerate() {
