@@ -119,7 +119,10 @@ impl Emitter {
             result_shape = root.shape.clone();
             called.push(self.finish(computation, "branch", &root));
         }
-        let mut all: Vec<&Instruction> = vec![inputs[0]];
+        // XLA takes the last branch for any index out of bounds, the negative ones too.
+        let (first, last) = (self.index(to, 0), self.index(to, branches.len() - 1));
+        let index = self.add(to, "clamp", inputs[0].shape.clone(), &[&first, inputs[0], &last]);
+        let mut all = vec![&index];
         all.extend(branches.iter().map(|_| &operands));
         let conditional = self.add(to, "conditional", result_shape, &all);
         to.last().called_computation_ids = called;
