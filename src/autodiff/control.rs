@@ -199,26 +199,31 @@ pub(super) fn conditional(
     branches: &[Arc<Function>],
     results: Vec<Option<Value>>,
 ) -> Result<Vec<Option<Value>>> {
-    let operands = (0..cx.node.inputs.len()).map(|index| cx.input(index)).collect::<Result<Vec<Value>>>()?;
-    let needed: Vec<usize> = (1..operands.len()).filter(|&i| cx.needs[i]).collect();
+    let target = cx.target;
+    let num_inputs = cx.node.inputs.len();
+    let needed: Vec<usize> = (1..num_inputs).filter(|&i| cx.needs[i]).collect();
+    let index = cx.input(0)?;
+    let cx = RefCell::new(cx);
+    // What comes from outside is first made the branch's own, so that all it is used for stays in there.
     let backward = |branch: &Function, b: &Builder| -> Result<Vec<Value>> {
         let mut primals = Recompute::new(branch, b, RematPolicy::NothingSaveable, |id| {
             let place = branch.parameters().iter().position(|&parameter| parameter == id);
-            Ok(operands[1 + place.expect("the node is a parameter of the branch")].clone())
+            b.own(&cx.borrow_mut().input(1 + place.expect("the node is a parameter of the branch"))?)
         });
         let seeds = branch.outputs().iter().zip(&results);
-        let seeds = seeds.filter_map(|(&output, ct)| Some((output, ct.clone()?))).collect();
+        let seeds = seeds.filter_map(|(&output, ct)| Some((output, ct.as_ref()?)));
+        let seeds = seeds.map(|(output, ct)| Ok((output, b.own(ct)?))).collect::<Result<_>>()?;
         let wanted: Vec<Output> =
             needed.iter().map(|&i| Output { node: branch.parameters()[i - 1], index: 0 }).collect();
         let cts = Sweep { nodes: branch.nodes(), target: b, primals: &mut primals }.run(seeds, &wanted)?;
-        let cts = cts.into_iter().zip(&needed);
-        cts.map(|(ct, &i)| ct.map_or_else(|| b.zeros(operands[i].shape()), Ok)).collect()
+        let cts = cts.into_iter().zip(&wanted);
+        cts.map(|(ct, &of)| ct.map_or_else(|| b.zeros(branch.shape(of)), Ok)).collect()
     };
     type Branch<'a> = Box<dyn Fn(&Builder) -> Result<Vec<Value>> + 'a>;
     let closures: Vec<Branch<'_>> =
         branches.iter().map(|branch| Box::new(|b: &Builder| backward(branch, b)) as Branch<'_>).collect();
     let closures: Vec<&dyn Fn(&Builder) -> Result<Vec<Value>>> =
         closures.iter().map(|closure| &**closure as _).collect();
-    let mut cts = cx.target.conditional(&operands[0], &closures)?.into_iter();
-    Ok((0..operands.len()).map(|i| if needed.contains(&i) { cts.next() } else { None }).collect())
+    let mut cts = target.conditional(&index, &closures)?.into_iter();
+    Ok((0..num_inputs).map(|i| if needed.contains(&i) { cts.next() } else { None }).collect())
 }

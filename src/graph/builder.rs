@@ -249,6 +249,14 @@ impl Builder {
         Ok(inner)
     }
 
+    /// This builder's own value for one of a surrounding program. An operation goes where the innermost of
+    /// its operands is: one on outer values alone is built outside, before a loop or whatever branch is
+    /// taken; one on a value made own is built here.
+    #[track_caller]
+    pub fn own(&self, value: &Value) -> Result<Value> {
+        self.adopt(value, Location::caller())
+    }
+
     /// A copy of the nodes built so far.
     pub(crate) fn snapshot(&self) -> Vec<Arc<Node>> {
         self.0.nodes.borrow().clone()
