@@ -1,7 +1,9 @@
 //! Every operation on the CPU plugin: what it computes, what its gradient is, what it says when misused.
 
+mod conditional;
 mod edges;
 mod rows;
+mod scan;
 mod table;
 
 use super::gradient;

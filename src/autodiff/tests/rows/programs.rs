@@ -184,7 +184,9 @@ pub(in super::super) fn conditional() -> Row {
         vec![s32s([], &[1]), f64s([], &[2.0]), f64s([], &[5.0])],
         |b, x| {
             let branches: [&dyn Fn(&Builder) -> Result<Vec<Value>>; 3] =
-                [&|_| Ok(vec![x[1].exp()?]), &|_| Ok(vec![x[1].mul(&x[2])?]), &|_| Ok(vec![x[2].clone()])];
+                [&|b| Ok(vec![b.own(&x[1])?.exp()?]), &|b| Ok(vec![b.own(&x[1])?.mul(&x[2])?]), &|_| {
+                    Ok(vec![x[2].clone()])
+                }];
             b.conditional(&x[0], &branches)
         },
         vec![f64s([], &[10.0])],
