@@ -8,6 +8,7 @@ pub mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
@@ -98,6 +99,7 @@ impl Error {
 /// Exit codes: 0 done, 1 the run failed or a check did, 2 arguments or config are wrong, 130 interrupted
 /// after saving.
 pub fn main() -> ExitCode {
+    let process_start = Instant::now();
     let cli = Cli::parse();
     // SAFETY: no other thread runs yet.
     unsafe { crate::runtime::discover::prepare_environment() };
@@ -106,7 +108,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = init_logging(&console) {
         return fail(&error, 2);
     }
-    match run(&cli.verb, &console) {
+    match run(&cli.verb, &console, process_start) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ChecksFailed) => ExitCode::from(1),
         Ok(Outcome::Interrupted) => ExitCode::from(130),
@@ -114,9 +116,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(verb: &Verb, console: &Console) -> Result<Outcome, Error> {
+fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome, Error> {
     match verb {
-        Verb::Train(args) => return train::run(args, console),
+        Verb::Train(args) => return train::run(args, console, process_start),
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::{Error, Outcome};
 use crate::config::{self, Config};
@@ -32,7 +33,7 @@ pub struct Args {
     pub help_config: bool,
 }
 
-pub fn run(args: &Args, console: &Console) -> Result<Outcome, Error> {
+pub fn run(args: &Args, console: &Console, process_start: Instant) -> Result<Outcome, Error> {
     let (Some(path), Some(workdir)) = (&args.config, &args.workdir) else {
         println!("{}", config::reference());
         return Ok(Outcome::Done);
@@ -58,6 +59,7 @@ pub fn run(args: &Args, console: &Console) -> Result<Outcome, Error> {
         console,
         interrupt: &interrupt,
         dump_hlo: args.dump_hlo.as_deref(),
+        process_start,
     };
     let ended = train(&request)?;
     let title = match ended.interrupted {
@@ -66,8 +68,15 @@ pub fn run(args: &Args, console: &Console) -> Result<Outcome, Error> {
     };
     let shown = |(name, value): &(String, f64)| (name.clone(), format!("{value:.5}"));
     let is_shown = |name: &str| name.contains('/') && !name.starts_with("z/") || name == "training_loss";
-    let rows: Vec<(String, String)> =
+    let mut rows: Vec<(String, String)> =
         ended.metrics.iter().filter(|(name, _)| is_shown(name)).map(shown).collect();
+    let value = |key: &str| ended.metrics.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
+    let timing = [
+        ("start to first step", value("z/secs/start_to_first_step").map(|secs| format!("{secs:.1} s"))),
+        ("median step", value("z/secs/step_median").map(|secs| format!("{:.1} ms", secs * 1e3))),
+        ("peak memory of the process", value("z/peak_rss_mb").map(|mb| format!("{mb:.0} MB"))),
+    ];
+    rows.extend(timing.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     console.summary(&title, &rows);
     if loaded.config.report.html {
         console.line(&format!("report: {}", workdir.join("report.html").display()));

@@ -9,6 +9,7 @@ mod prepare;
 mod run;
 mod state;
 mod step;
+mod timing;
 
 pub use run::{Ended, Request, train};
 pub use state::TrainState;

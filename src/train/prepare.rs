@@ -30,6 +30,7 @@ pub(super) struct Prepared {
     pub client: Client,
     pub step: TrainStep,
     pub executable: Executable,
+    pub compile_secs: f64,
     state: Option<TrainState>,
     pub loader: Loader,
     /// The batch that the loader gave to learn its shapes from: the first one to train on.
@@ -153,12 +154,12 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
             let phase = console.phase("compiling the step");
             let (executable, outcome) = exec::compile_module(&client, &module, &CompileOptions::default())?;
             let size = module.num_instructions();
-            phase.done(&format!("{size} instructions, built in {built_ms:.0} ms, {outcome}"));
-            Ok::<_, Error>((step, executable))
+            let took = phase.done(&format!("{size} instructions, built in {built_ms:.0} ms, {outcome}"));
+            Ok::<_, Error>((step, executable, took.as_secs_f64()))
         })();
         (values.join(), compiled)
     });
-    let (step, executable) = compiled?;
+    let (step, executable, compile_secs) = compiled?;
     let values = values.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let saved = |name: &str| {
         let name = format!("opt/{name}");
@@ -175,6 +176,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         client,
         step,
         executable,
+        compile_secs,
         state: Some(state),
         loader,
         first_batch: Some(first_batch),

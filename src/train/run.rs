@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::page::{Gallery, write_page};
 use super::prepare::{Prepared, Progress as SavedProgress, prepare, step_arrays};
 use super::step::METRICS;
+use super::timing::Timing;
 use super::{Error, TrainState};
 use crate::array::HostArray;
 use crate::checkpoint::AsyncSaver;
@@ -29,6 +30,8 @@ pub struct Request<'a> {
     pub interrupt: &'a AtomicBool,
     /// Where to write the step's program as text.
     pub dump_hlo: Option<&'a Path>,
+    /// When the process began.
+    pub process_start: Instant,
 }
 
 /// How a training ended.
@@ -78,6 +81,7 @@ struct Run<'a> {
     saved_step: Option<u64>,
     first_step_at: Instant,
     pace: Pace,
+    timing: Timing,
     interrupted: bool,
 }
 
@@ -116,6 +120,8 @@ impl<'a> Run<'a> {
             }
         }
         let now = Instant::now();
+        let mut timing = Timing::new(request.process_start);
+        timing.compile_secs = prepared.compile_secs;
         let state = prepared.take_state();
         Ok(Run {
             request,
@@ -133,6 +139,7 @@ impl<'a> Run<'a> {
             saved_step: (done > 0).then_some(done),
             first_step_at: now,
             pace: Pace { since: now, step: done, waited: Duration::ZERO },
+            timing,
             interrupted: false,
         })
     }
@@ -219,6 +226,7 @@ impl<'a> Run<'a> {
     fn report_oldest(&mut self, progress: &Progress) -> Result<(), Error> {
         let Some(Pending { step, metrics, rows }) = self.pending.pop_front() else { return Ok(()) };
         let values = metrics.wait()?.to_f64();
+        self.timing.step_done();
         for (metric, &value) in METRICS.into_iter().zip(&values) {
             if !value.is_finite() {
                 return Err(Error::NotFinite { step, metric, value, rows });
@@ -286,6 +294,7 @@ impl<'a> Run<'a> {
     }
 
     fn evaluate(&mut self, is_wanted: impl Fn(&Evaluation, &Self) -> bool) -> Result<(), Error> {
+        self.timing.interrupted();
         let mut evaluations = std::mem::take(&mut self.evaluations);
         let result = evaluations.iter_mut().try_for_each(|evaluation| {
             if !is_wanted(evaluation, self) {
@@ -326,6 +335,7 @@ impl<'a> Run<'a> {
 
     /// Copies the state to the host; files are written while the training goes on.
     fn save(&mut self, keep: bool) -> Result<(), Error> {
+        self.timing.interrupted();
         let state = self.state.as_ref().expect("the state is there between steps");
         let mut tensors = state.changing()?;
         tensors.extend(state.frozen()?);
@@ -351,6 +361,8 @@ impl<'a> Run<'a> {
             self.evaluate(|_, _| true)?;
             self.gallery.save(self.request.workdir)?;
         }
+        let timing = self.timing.metrics();
+        self.record(self.step, timing)?;
         if self.request.loaded.config.report.html {
             let trained = self.prepared.optimizer.trained();
             let facts = super::page::Facts {
