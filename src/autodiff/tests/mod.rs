@@ -2,6 +2,8 @@
 
 mod conditional;
 mod edges;
+mod einsum;
+mod remat;
 mod rows;
 mod scan;
 mod table;
@@ -34,8 +36,10 @@ fn noise(dims: impl Into<Box<[usize]>>, salt: u64) -> HostArray {
     f64s(shape.dims(), &(0..shape.num_elements()).map(value).collect::<Vec<_>>())
 }
 
+/// Without LLVM's optimisations, which take most of the time and do not run long here.
 fn compile(function: &Function) -> Executable {
-    exec::compile(&cpu_client(), function, &EmitOptions::default(), &CompileOptions::default())
+    let options = CompileOptions::default().with_flag("xla_backend_optimization_level", 0i64);
+    exec::compile(&cpu_client(), function, &EmitOptions::default(), &options)
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
