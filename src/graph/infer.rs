@@ -334,10 +334,10 @@ fn dot_general(a: &Shape, b: &Shape, dims: &DotDims, result: DType) -> Result<Sh
 }
 
 fn starts(name: &str, operand: &Shape, starts: Shapes) -> Result<(), String> {
-    let is_index = |shape: &&Shape| shape.is_scalar() && shape.dtype().is_integer();
+    let is_index = |shape: &&Shape| shape.is_scalar() && shape.dtype().is_integer() && *shape == starts[0];
     if starts.len() != operand.rank() || !starts.iter().all(is_index) {
         return Err(format!(
-            "{name} expects one scalar integer start per dimension of {operand}, got {}",
+            "{name} expects one scalar integer start per dimension of {operand}, all of one type, got {}",
             list(starts)
         ));
     }

@@ -211,7 +211,7 @@ pub(in super::super) fn dynamic_slice() -> Row {
         vec![f64s([2, 2], &[21.0, 22.0, 31.0, 32.0]), f64s([2, 3], &[30.0, 31.0, 32.0, 40.0, 41.0, 42.0])],
         Slope::FiniteDifferences,
         |b| given(b, DType::F32, &[4])?.dynamic_slice(&[&given(b, DType::F32, &[])?], &[2]),
-        "dynamic_slice expects one scalar integer start per dimension of f32[4], got f32[]",
+        "dynamic_slice expects one scalar integer start per dimension of f32[4], all of one type, got f32[]",
     )
 }
 
