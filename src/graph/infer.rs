@@ -232,8 +232,11 @@ fn binary(op: BinaryOp, a: &Shape, b: &Shape) -> Result<Shape, String> {
 }
 
 fn distinct_dims(name: &str, x: &Shape, dims: &[usize]) -> Result<(), String> {
-    let ok = dims.iter().enumerate().all(|(i, d)| *d < x.rank() && !dims[..i].contains(d));
-    if ok { Ok(()) } else { Err(format!("{name} expects distinct dimensions of {x}, got {dims:?}")) }
+    if distinct(dims, x.rank()) {
+        Ok(())
+    } else {
+        Err(format!("{name} expects distinct dimensions of {x}, got {dims:?}"))
+    }
 }
 
 fn broadcast(x: &Shape, dims: &[usize], mapping: &[usize]) -> Result<Shape, String> {
@@ -357,8 +360,18 @@ fn gather(operand: &Shape, indices: &Shape, dims: &GatherDims) -> Result<Shape, 
         return fail("integer indices that have the index vector dimension");
     }
     let vector_len = indices.dims().get(dims.index_vector_dim).copied().unwrap_or(1);
-    if vector_len != dims.start_index_map.len() || dims.start_index_map.iter().any(|&d| d >= rank) {
+    if vector_len != dims.start_index_map.len() {
         return fail("index vectors as long as start_index_map");
+    }
+    let numbers = IndexDims {
+        dropped: &dims.collapsed_slice_dims,
+        indexed: &dims.start_index_map,
+        operand_batch: &dims.operand_batching_dims,
+        indices_batch: &dims.start_indices_batching_dims,
+        index_vector_dim: dims.index_vector_dim,
+    };
+    if let Err(what) = numbers.check(operand, indices) {
+        return fail(what);
     }
     if dims.slice_sizes.len() != rank || dims.slice_sizes.iter().zip(operand.dims()).any(|(s, d)| s > d) {
         return fail("slice sizes within the operand");
@@ -372,15 +385,57 @@ fn gather(operand: &Shape, indices: &Shape, dims: &GatherDims) -> Result<Shape, 
     if window.len() != dims.offset_dims.len() {
         return fail("one offset dimension for each dimension of the slice that is kept");
     }
-    let (mut window, mut batch) = (window.into_iter(), batch.into_iter());
     let total = window.len() + batch.len();
-    let out: Option<Vec<usize>> = (0..total)
-        .map(|i| if dims.offset_dims.contains(&i) { window.next() } else { batch.next() })
-        .collect();
-    match out {
-        Some(out) => Ok(operand.with_dims(out)),
-        None => fail("offset dimensions within the result"),
+    if !increasing(&dims.offset_dims, total) {
+        return fail("offset dimensions of the result in increasing order");
     }
+    let (mut window, mut batch) = (window.into_iter(), batch.into_iter());
+    let out = (0..total).filter_map(|i| match dims.offset_dims.contains(&i) {
+        true => window.next(),
+        false => batch.next(),
+    });
+    Ok(operand.with_dims(out.collect::<Vec<_>>()))
+}
+
+/// What the dimension numbers of a gather and of a scatter have in common.
+struct IndexDims<'a> {
+    /// Operand dimensions that a slice has one element of, and the other side lacks.
+    dropped: &'a [usize],
+    /// Operand dimensions that the parts of an index vector are positions in.
+    indexed: &'a [usize],
+    operand_batch: &'a [usize],
+    indices_batch: &'a [usize],
+    index_vector_dim: usize,
+}
+
+impl IndexDims<'_> {
+    fn check(&self, operand: &Shape, indices: &Shape) -> Result<(), &'static str> {
+        let rank = operand.rank();
+        if !increasing(self.dropped, rank) || !increasing(self.operand_batch, rank) {
+            return Err("dropped and batch dimensions of the operand in increasing order");
+        }
+        if !distinct(self.indexed, rank) || !distinct(self.indices_batch, indices.rank()) {
+            return Err("distinct dimensions of the operand and of the indices");
+        }
+        let is_batch = |d: &usize| self.operand_batch.contains(d);
+        if self.dropped.iter().chain(self.indexed).any(is_batch) {
+            return Err("batch dimensions that are neither dropped nor indexed");
+        }
+        let operand_extents = self.operand_batch.iter().map(|&d| operand.dims()[d]);
+        let indices_extents = self.indices_batch.iter().map(|&d| indices.dims()[d]);
+        if !operand_extents.eq(indices_extents) || self.indices_batch.contains(&self.index_vector_dim) {
+            return Err("batch dimensions of equal extents");
+        }
+        Ok(())
+    }
+}
+
+fn increasing(dims: &[usize], below: usize) -> bool {
+    dims.windows(2).all(|pair| pair[0] < pair[1]) && dims.last().is_none_or(|&last| last < below)
+}
+
+fn distinct(dims: &[usize], below: usize) -> bool {
+    dims.iter().enumerate().all(|(i, d)| *d < below && !dims[..i].contains(d))
 }
 
 fn scatter(operand: &Shape, indices: &Shape, updates: &Shape, dims: &ScatterDims) -> Result<Shape, String> {
@@ -396,6 +451,19 @@ fn scatter(operand: &Shape, indices: &Shape, updates: &Shape, dims: &ScatterDims
     let vector_len = indices.dims().get(dims.index_vector_dim).copied().unwrap_or(1);
     if vector_len != dims.scatter_dims_to_operand_dims.len() {
         return fail("index vectors as long as scatter_dims_to_operand_dims");
+    }
+    let numbers = IndexDims {
+        dropped: &dims.inserted_window_dims,
+        indexed: &dims.scatter_dims_to_operand_dims,
+        operand_batch: &dims.input_batching_dims,
+        indices_batch: &dims.scatter_indices_batching_dims,
+        index_vector_dim: dims.index_vector_dim,
+    };
+    if let Err(what) = numbers.check(operand, indices) {
+        return fail(what);
+    }
+    if !increasing(&dims.update_window_dims, updates.rank()) {
+        return fail("window dimensions of the updates in increasing order");
     }
     let batch = index_batch_dims(indices, dims.index_vector_dim);
     let (mut window_sizes, mut batch_sizes) = (Vec::new(), Vec::new());
