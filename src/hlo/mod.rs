@@ -8,6 +8,8 @@ mod control;
 mod emit;
 pub mod proto;
 mod sharding;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use emit::{Alias, EmitOptions, Error, Module, emit};

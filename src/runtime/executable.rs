@@ -118,7 +118,7 @@ impl Executable {
     }
 
     /// [`execute_sharded`](Self::execute_sharded), before it drops what is left of the donated buffers.
-    pub(super) fn start(&self, args: &[Vec<Arg>]) -> Result<Vec<Vec<Buffer>>, Error> {
+    pub(crate) fn start(&self, args: &[Vec<Arg>]) -> Result<Vec<Vec<Buffer>>, Error> {
         if args.len() != self.devices.len() {
             return Err(Error::WrongDeviceCount { expected: self.devices.len(), got: args.len() });
         }
