@@ -1,7 +1,8 @@
 //! The shape rule of each operation: the results' shapes, or what is wrong with the operands.
 
 use super::{
-    BinaryOp, DotDims, Function, GatherDims, Op, PadDim, ReduceOp, ScanSpec, ScatterDims, SliceDim, UnaryOp,
+    BinaryOp, DotDims, Function, GatherDims, Op, PadDim, ReduceOp, ScanSpec, ScatterDims, ScatterOp,
+    SliceDim, UnaryOp,
 };
 use crate::array::{DType, Shape};
 
@@ -47,7 +48,7 @@ pub(crate) fn infer(op: &Op, inputs: Shapes) -> Result<Vec<Shape>, String> {
             Ok(vec![inputs[1].clone()])
         }
         Op::Convert(dtype) => Ok(vec![inputs[0].with_dtype(*dtype)]),
-        Op::BitcastConvert(dtype) if dtype.num_bytes() != inputs[0].dtype().num_bytes() => {
+        Op::BitcastConvert(dtype) if num_bits(*dtype) != num_bits(inputs[0].dtype()) => {
             Err(format!("bitcast_convert expects a type as wide as {dtype}, got {}", inputs[0]))
         }
         Op::BitcastConvert(dtype) => Ok(vec![inputs[0].with_dtype(*dtype)]),
@@ -115,6 +116,9 @@ pub(crate) fn infer(op: &Op, inputs: Shapes) -> Result<Vec<Shape>, String> {
             Ok(vec![(*operand).clone()])
         }
         Op::Gather(dims) => gather(inputs[0], inputs[1], dims).map(|shape| vec![shape]),
+        Op::Scatter { op: ScatterOp::Add, .. } if inputs[0].dtype() == DType::Pred => {
+            fail("numbers to add to")
+        }
         Op::Scatter { dims, .. } => scatter(inputs[0], inputs[1], inputs[2], dims).map(|shape| vec![shape]),
         Op::Sort { dim, .. } => {
             let same = !inputs.is_empty() && inputs.iter().all(|shape| shape.dims() == inputs[0].dims());
@@ -177,6 +181,11 @@ pub(crate) fn infer(op: &Op, inputs: Shapes) -> Result<Vec<Shape>, String> {
             Ok(first.output_shapes().cloned().collect())
         }
     }
+}
+
+/// As XLA counts them, for which `pred` has one, though it fills a byte.
+fn num_bits(dtype: DType) -> usize {
+    if dtype == DType::Pred { 1 } else { 8 * dtype.num_bytes() }
 }
 
 /// The number of operands, where it is fixed.
@@ -411,6 +420,10 @@ struct IndexDims<'a> {
 impl IndexDims<'_> {
     fn check(&self, operand: &Shape, indices: &Shape) -> Result<(), &'static str> {
         let rank = operand.rank();
+        // XLA takes none, but its passes do not.
+        if self.indexed.is_empty() {
+            return Err("at least one indexed dimension");
+        }
         if !increasing(self.dropped, rank) || !increasing(self.operand_batch, rank) {
             return Err("dropped and batch dimensions of the operand in increasing order");
         }

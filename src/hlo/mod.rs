@@ -6,6 +6,8 @@
 
 mod control;
 mod emit;
+#[cfg(test)]
+mod properties;
 pub mod proto;
 mod sharding;
 #[cfg(test)]
