@@ -23,6 +23,7 @@ pub mod nn;
 pub mod optim;
 pub mod params;
 pub mod pp;
+pub mod predict;
 pub mod report;
 pub mod runtime;
 pub mod setup;

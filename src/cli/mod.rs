@@ -3,6 +3,7 @@
 pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
+pub mod predict;
 pub mod train;
 pub mod verify;
 
@@ -35,6 +36,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Train(train::Args),
+    Predict(predict::Args),
     /// Make and look at data
     #[command(subcommand)]
     Data(Data),
@@ -64,6 +66,8 @@ pub enum Error {
     #[error(transparent)]
     Train(#[from] crate::train::Error),
     #[error(transparent)]
+    Predict(#[from] predict::Error),
+    #[error(transparent)]
     Config(#[from] crate::config::Error),
     #[error(transparent)]
     Synth(#[from] crate::data::synth::Error),
@@ -84,6 +88,7 @@ impl Error {
         use crate::train::Error as Train;
         use crate::verify::Error as Verify;
         match self {
+            Error::Predict(error) => error.is_usage(),
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
             Error::Train(Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. }) => true,
@@ -119,6 +124,7 @@ pub fn main() -> ExitCode {
 fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome, Error> {
     match verb {
         Verb::Train(args) => return train::run(args, console, process_start),
+        Verb::Predict(args) => predict::run(args, console)?,
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,

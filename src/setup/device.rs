@@ -18,7 +18,12 @@ pub fn plugin_request(device: &config::Device) -> PluginRequest {
 
 /// Loads the plugin and opens the devices.
 pub fn client(device: &config::Device) -> Result<Client, Error> {
-    let plugin = Plugin::discover(&plugin_request(device))?;
+    client_of(&plugin_request(device), device)
+}
+
+/// As [`client`], with another plugin than the config's.
+pub fn client_of(request: &PluginRequest, device: &config::Device) -> Result<Client, Error> {
+    let plugin = Plugin::discover(request)?;
     let options = ClientOptions {
         cpu_device_count: Some(device.cpu_device_count),
         memory_fraction: Some(device.memory_fraction as f32),

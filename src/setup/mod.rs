@@ -7,7 +7,7 @@ mod model;
 mod optimizer;
 
 pub use data::{PpPreprocess, pp_env, source, tokenizer};
-pub use device::{client, plugin_request};
+pub use device::{client, client_of, plugin_request};
 pub use model::{initial_params, model_config, param_dtypes};
 pub use optimizer::{Schedules, optimizer};
 
