@@ -1,4 +1,4 @@
-//! The model, its gradients and the trainer against recordings of big_vision.
+//! The model, its gradients, the trainer and decoding against recordings of big_vision.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,8 @@ fn failing(report: &Report) -> Vec<&str> {
     rows(report).into_iter().filter(|row| !row.passed()).map(|row| row.name.as_str()).collect()
 }
 
-const REPLAYED: [Check; 5] = [Check::Forward, Check::Loss, Check::Grads, Check::Sgd, Check::Adam];
+const REPLAYED: [Check; 6] =
+    [Check::Forward, Check::Loss, Check::Grads, Check::Sgd, Check::Adam, Check::Decode];
 
 /// Replays a case; it has so many rows, so that nothing is left out unnoticed.
 #[track_caller]
@@ -81,22 +82,22 @@ fn passes(case: &str, only: &[Check], chunk_tokens: usize, expected: usize) {
 
 #[test]
 fn gemma1_passes() {
-    passes("gemma1", &REPLAYED, 0, 16 + 10 + 32 + 15 + 209);
+    passes("gemma1", &REPLAYED, 0, 16 + 10 + 32 + 15 + 209 + 8);
 }
 
 #[test]
 fn gemma2_passes() {
-    passes("gemma2", &REPLAYED, 0, 18 + 12 + 34 + 27 + 93);
+    passes("gemma2", &REPLAYED, 0, 18 + 12 + 34 + 27 + 93 + 12);
 }
 
 #[test]
 fn gemma2_27b_passes() {
-    passes("gemma2_27b", &REPLAYED, 0, 17 + 10 + 34 + 15 + 93);
+    passes("gemma2_27b", &REPLAYED, 0, 17 + 10 + 34 + 15 + 93 + 8);
 }
 
 #[test]
 fn mha_passes() {
-    passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87);
+    passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 8);
 }
 
 /// Logits in chunks of positions, of which the last is not full.
@@ -116,6 +117,7 @@ fn one_perturbed_number_fails_and_is_named() {
     assert!(!report.passed());
     assert_eq!(failing(&report), [name]);
     let text = report.to_text(false);
+    assert!(text.contains("  grads      1 of 31 FAILED\n"), "{text}");
     let line = text.lines().find(|line| line.ends_with("FAIL")).unwrap();
     assert!(line.contains(name) && line.contains("f32[2,56,32]"), "{text}");
     assert!(text.contains("FAILED: 1 of 1 checks"), "{text}");

@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, forward, loss, train};
+use super::{Error, Row, decode, forward, loss, train};
 
 /// One thing that a recording holds and that can be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Check {
             Check::Sgd => &["sgd.json"],
             Check::Adam => &["adam.json", "adam_lr_mults.json"],
             Check::Adafactor => &["adafactor.json"],
-            Check::Decode | Check::Beam => &["decode.json"],
+            Check::Decode | Check::Beam => &[decode::FILE],
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
             Check::Vit => &["vit.json"],
         }
@@ -84,7 +84,8 @@ impl Check {
             Check::Grads => loss::gradients,
             Check::Sgd => train::sgd,
             Check::Adam => train::adam,
-            Check::Adafactor | Check::Decode | Check::Beam | Check::Checkpoint | Check::Vit => return None,
+            Check::Decode => decode::greedy,
+            Check::Adafactor | Check::Beam | Check::Checkpoint | Check::Vit => return None,
         })
     }
 }

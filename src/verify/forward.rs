@@ -44,7 +44,7 @@ fn activations(
     batch: &Batch,
 ) -> Result<Vec<(String, HostArray)>, Error> {
     let mut names = Vec::new();
-    let values = session.run(&session.params, batch, |inputs| {
+    let values = session.run_batch(&session.params, batch, |inputs| {
         let mut taps = Taps::all();
         let last = inputs.text.dims()[1] - 1;
         let text = inputs.text.slice_in_dim(1, 0, last)?;

@@ -54,7 +54,7 @@ pub(super) fn losses(session: &Session) -> Result<Vec<Row>, Error> {
             ),
         })?;
         let params = recording.params(variant.params)?;
-        let got = session.run(&params, &batch, |inputs| {
+        let got = session.run_batch(&params, &batch, |inputs| {
             let loss = inputs.loss(session, &recording.config, variant.label_smoothing)?;
             Ok(vec![loss.loss, loss.per_example, loss.avg_sup_seqlen, loss.max_sup_seqlen])
         })?;
@@ -87,7 +87,7 @@ pub(super) fn gradients(session: &Session) -> Result<Vec<Row>, Error> {
     let batch = Batch::read(recording, "batch.safetensors")?;
     let recorded = recording.tensors(GRADS_FILE)?;
     recording.expect_names(recorded.as_ref(), recording.specs.names())?;
-    let gradients = session.run(&session.params, &batch, |inputs| {
+    let gradients = session.run_batch(&session.params, &batch, |inputs| {
         gradient(&inputs.loss(session, &recording.config, 0.0)?.loss, &inputs.params)
     })?;
     let row = |(name, got): (&str, &HostArray)| match has_zero_gradient(name) {

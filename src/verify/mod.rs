@@ -2,13 +2,14 @@
 //! them: the proof of exactness that anybody can run.
 //!
 //! A recording is a folder of a small model's parameters, batches, and what big_vision made of them:
-//! activations, losses, gradients, runs of optimizers. Each [`Check`] replays one of these on a device and
+//! activations, losses, gradients, training runs, decoded tokens. Each [`Check`] replays one of these on a device and
 //! yields a [`Row`] for every number and tensor; [`Tolerance`] says how far apart they may be, and why. This
-//! module only builds programs from what training itself uses (`model`, `optim`), so a deviation is a bug
+//! module only builds programs from what training itself uses (`model`, `train`, `decode`), so a deviation is a bug
 //! there. It refuses to pass what it cannot replay.
 
 mod check;
 mod compare;
+mod decode;
 mod error;
 mod forward;
 mod loss;

@@ -27,34 +27,52 @@ impl<'a> Session<'a> {
         Ok(Session { client, options, recording, params })
     }
 
-    /// Runs a program over parameters, which may have been rounded, and a batch.
+    /// Runs a program over parameters, which may have been rounded, and other arrays. `build` gets the values of
+    /// both, in their order.
     pub fn run(
+        &self,
+        params: &[HostArray],
+        inputs: &[(&str, &HostArray)],
+        build: impl FnOnce(&Params, &[Value], &[Value]) -> graph::Result<Vec<Value>>,
+    ) -> Result<Vec<HostArray>, Error> {
+        let b = Builder::new("verify");
+        // Recordings are of full f32 products, which are not every device's default.
+        b.set_precision(Precision::Highest);
+        let declare = |(name, array): (&str, &HostArray)| b.parameter(name, array.shape().clone());
+        let specs = &self.recording.specs;
+        let values = specs.names().zip(params).map(declare).collect::<graph::Result<Vec<_>>>()?;
+        let others = inputs.iter().copied().map(declare).collect::<graph::Result<Vec<_>>>()?;
+        let by_name = Params::new(&b, specs.names().map(str::to_owned).zip(values.iter().cloned()));
+        let outputs = build(&by_name, &values, &others)?;
+        let function = b.finish(&outputs.iter().collect::<Vec<_>>())?;
+        let arrays: Vec<&HostArray> = params.iter().chain(inputs.iter().map(|(_, array)| *array)).collect();
+        Ok(exec::run_once(self.client, &function, &arrays)?)
+    }
+
+    /// As [`run`](Self::run), over a batch.
+    pub fn run_batch(
         &self,
         params: &[HostArray],
         batch: &Batch,
         build: impl FnOnce(&Inputs) -> graph::Result<Vec<Value>>,
     ) -> Result<Vec<HostArray>, Error> {
-        let b = Builder::new("verify");
-        // Recordings are of full f32 products, which are not every device's default.
-        b.set_precision(Precision::Highest);
-        let specs = &self.recording.specs;
-        let values = specs
-            .iter()
-            .zip(params)
-            .map(|(spec, array)| b.parameter(&spec.name, array.shape().clone()))
-            .collect::<graph::Result<Vec<_>>>()?;
-        let inputs = Inputs {
-            model: Params::new(&b, specs.names().map(str::to_owned).zip(values.iter().cloned())),
-            params: values,
-            image: b.parameter("image", batch.image.shape().clone())?,
-            text: b.parameter("text", batch.text.shape().clone())?,
-            mask_ar: b.parameter("mask_ar", batch.mask_ar.shape().clone())?,
-            mask_loss: b.parameter("mask_loss", batch.mask_loss.shape().clone())?,
-        };
-        let outputs = build(&inputs)?;
-        let function = b.finish(&outputs.iter().collect::<Vec<_>>())?;
-        let arrays: Vec<&HostArray> = params.iter().chain(batch.arrays()).collect();
-        Ok(exec::run_once(self.client, &function, &arrays)?)
+        let names = ["image", "text", "mask_ar", "mask_loss"];
+        let inputs: Vec<(&str, &HostArray)> = names.into_iter().zip(batch.arrays()).collect();
+        self.run(params, &inputs, |model, params, inputs| {
+            let [image, text, mask_ar, mask_loss] = inputs else {
+                return Err(model
+                    .builder()
+                    .error(format!("expects a batch of 4 arrays, got {}", inputs.len())));
+            };
+            build(&Inputs {
+                params: params.to_vec(),
+                model: model.clone(),
+                image: image.clone(),
+                text: text.clone(),
+                mask_ar: mask_ar.clone(),
+                mask_loss: mask_loss.clone(),
+            })
+        })
     }
 
     /// Readies the trainer's step. `specs` has the types in which parameters are kept.
@@ -202,17 +220,10 @@ impl Batch {
         let [height, width] = recording.config.image_size;
         let image = [&text.dims()[..=leading], &[height, width, 3]].concat();
         let image = Shape::new(DType::F32, image);
-        let expected = [
-            ("image", &self.image, &image),
-            ("mask_ar", &self.mask_ar, text),
-            ("mask_loss", &self.mask_loss, text),
-        ];
-        match expected.into_iter().find(|(_, array, shape)| array.shape() != *shape) {
-            Some((name, array, shape)) => {
-                Err(odd(format!("{name} has the shape {}, expected {shape}", array.shape())))
-            }
-            None => Ok(text.dims()[0]),
-        }
+        recording.expect_shape(file, "image", &self.image, &image)?;
+        recording.expect_shape(file, "mask_ar", &self.mask_ar, text)?;
+        recording.expect_shape(file, "mask_loss", &self.mask_loss, text)?;
+        Ok(text.dims()[0])
     }
 
     /// Examples, and tokens of each.

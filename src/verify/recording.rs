@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Check, Error};
-use crate::array::{DType, HostArray};
+use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::{self, Reader};
 use crate::graph::RematPolicy;
 use crate::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
@@ -114,6 +114,21 @@ impl Recording {
             return Ok(());
         }
         Err(Error::OtherTensors { path: reader.path().to_owned(), missing, unknown })
+    }
+
+    /// That an array of a file has the shape that the rest of the recording asks for.
+    pub fn expect_shape(
+        &self,
+        file: &str,
+        name: &str,
+        array: &HostArray,
+        expected: &Shape,
+    ) -> Result<(), Error> {
+        if array.shape() == expected {
+            return Ok(());
+        }
+        let message = format!("{name} has the shape {}, expected {expected}", array.shape());
+        Err(Error::Unsupported { path: self.path(file), message })
     }
 }
 

@@ -99,9 +99,11 @@ impl CheckReport {
             lines.push(Line::Check(format!("{name:<10} NOT REPLAYED: this program cannot do it yet")));
             return;
         };
-        let passed = rows.iter().filter(|row| row.passed()).count();
-        let verdict = if self.passed() { "pass" } else { "pass, the others FAIL" };
-        lines.push(Line::Check(format!("{name:<10} {passed} of {} {verdict}", rows.len())));
+        let failed = rows.iter().filter(|row| !row.passed()).count();
+        lines.push(Line::Check(match failed {
+            0 => format!("{name:<10} {} pass", rows.len()),
+            _ => format!("{name:<10} {failed} of {} FAILED", rows.len()),
+        }));
         if all {
             lines.extend(rows.iter().map(Line::Row));
             return;

@@ -54,7 +54,7 @@ const fn tolerance(measure: Measure, limit: f64) -> Tolerance {
 // The distances that were measured between such versions, on these models, stand beside the limits, which leave
 // room for one more compiler and for nothing else.
 
-/// Masks, counts, and parameters that are not trained.
+/// Masks, tokens, counts, and parameters that are not trained.
 pub const EXACT: Tolerance = tolerance(Measure::Exact, 0.0);
 /// Activations of the vision tower, image tokens and embedded text. Measured: 2e-6.
 pub const VIT: Tolerance = tolerance(Measure::OfMax, 1e-5);
@@ -87,6 +87,12 @@ pub const L2_PARAMS: Tolerance = tolerance(Measure::OfValue, 5e-6);
 pub const L2_UPDATES: Tolerance = tolerance(Measure::OfValue, 1e-5);
 /// Learning rates and their schedules, which are f32 formulas of the step.
 pub const SCHEDULE: Tolerance = tolerance(Measure::OfValue, 1e-5);
+/// Log-probabilities of tokens. Measured: 2.4e-5.
+pub const LOGP: Tolerance = tolerance(Measure::Absolute, 1e-4);
+/// Logits of decoding with a bfloat16 cache, which may round keys and values either way. Measured: 7.7e-3.
+pub const BF16_CACHE_LOGITS: Tolerance = tolerance(Measure::Absolute, 2e-2);
+/// Log-probabilities of the same. Measured: 9e-4.
+pub const BF16_CACHE_LOGP: Tolerance = tolerance(Measure::Absolute, 5e-3);
 /// A mean of a few whole numbers, in f32.
 pub const MEAN_LENGTH: Tolerance = tolerance(Measure::OfValue, 1e-6);
 /// Adam divides the noise that is the gradient of the vision tower's key bias by its own size: where that is
