@@ -238,7 +238,7 @@ impl GemmaConfig {
                             let missing = size.saturating_sub(key.dims()[1]);
                             filled.push(key.pad_in_dim(1, 0, missing, 0.0)?);
                             filled.push(value.pad_in_dim(1, 0, missing, 0.0)?);
-                            Ok((self.from_cache(&key)?, self.from_cache(&value)?))
+                            Ok((self.uncached(&key)?, self.uncached(&value)?))
                         }
                         Cache::Extend { position, .. } => {
                             let write = |all: &Value, new: &Value| {
@@ -278,7 +278,7 @@ impl GemmaConfig {
         sizes[0] = 1;
         let of_layer =
             all.dynamic_slice(&[layer, &zero, &zero, &zero, &zero], &sizes)?.reshape(&sizes[1..])?;
-        Ok((all, self.from_cache(&of_layer)?))
+        Ok((all, self.uncached(&of_layer)?))
     }
 
     /// Keys or values as the cache keeps them.
@@ -288,7 +288,7 @@ impl GemmaConfig {
     }
 
     /// Keys or values as attention uses them.
-    fn from_cache(&self, kept: &Value) -> Result<Value> {
+    fn uncached(&self, kept: &Value) -> Result<Value> {
         let is_bits = kept.dtype() == DType::U16;
         let x = if is_bits { kept.bitcast_convert(self.cache_dtype)? } else { kept.clone() };
         x.convert(self.embed_dtype)
