@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::primals::Recompute;
 use super::sweep::{Context, Sweep, active_outputs};
-use crate::graph::{Builder, Function, Node, NodeId, Op, Output, RematPolicy, Result, ScanSpec, Value};
+use crate::graph::{
+    Branch, Builder, Function, Node, NodeId, Op, Output, RematPolicy, Result, ScanSpec, Value,
+};
 
 /// A parameter of a scan's body, by its role.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -219,11 +221,10 @@ pub(super) fn conditional(
         let cts = cts.into_iter().zip(&wanted);
         cts.map(|(ct, &of)| ct.map_or_else(|| b.zeros(branch.shape(of)), Ok)).collect()
     };
-    type Branch<'a> = Box<dyn Fn(&Builder) -> Result<Vec<Value>> + 'a>;
-    let closures: Vec<Branch<'_>> =
-        branches.iter().map(|branch| Box::new(|b: &Builder| backward(branch, b)) as Branch<'_>).collect();
-    let closures: Vec<&dyn Fn(&Builder) -> Result<Vec<Value>>> =
-        closures.iter().map(|closure| &**closure as _).collect();
+    type Owned<'a> = Box<dyn Fn(&Builder) -> Result<Vec<Value>> + 'a>;
+    let closures: Vec<Owned<'_>> =
+        branches.iter().map(|branch| Box::new(|b: &Builder| backward(branch, b)) as Owned<'_>).collect();
+    let closures: Vec<Branch<'_>> = closures.iter().map(|closure| &**closure as _).collect();
     let mut cts = target.conditional(&index, &closures)?.into_iter();
     Ok((0..num_inputs).map(|i| if needed.contains(&i) { cts.next() } else { None }).collect())
 }

@@ -8,7 +8,7 @@ use crate::data::{self, Batch, MASK};
 use crate::exec;
 use crate::graph::{self, Builder, Function, Value};
 use crate::hlo::EmitOptions;
-use crate::model::{LossConfig, PaliGemmaConfig};
+use crate::model::{Examples, LossConfig, PaliGemmaConfig};
 use crate::nn::Params;
 use crate::runtime::{Arg, Buffer, CompileOptions, Device, Executable};
 
@@ -117,7 +117,8 @@ fn function(model: &PaliGemmaConfig, shapes: &[Shape]) -> graph::Result<Function
     let [image, text, mask_ar, mask_loss] = inputs.as_slice() else {
         return Err(b.error("perplexity expects four inputs".into()));
     };
-    let loss = model.loss(&params, image, text, mask_ar, mask_loss, None, &LossConfig::default())?;
+    let loss =
+        model.loss(&params, &Examples { image, text, mask_ar, mask_loss }, None, &LossConfig::default())?;
     let supervised = mask_loss.slice_in_dim(1, 1, mask_loss.dims()[1])?;
     let tokens = supervised.convert(DType::F32)?.reduce_sum(&[1])?;
     b.finish(&[&loss.per_example, &tokens])

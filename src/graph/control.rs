@@ -76,6 +76,9 @@ impl FromStr for RematPolicy {
     }
 }
 
+/// A branch of a [`conditional`](Builder::conditional): its results, built where it is told.
+pub type Branch<'a> = &'a dyn Fn(&Builder) -> Result<Vec<Value>>;
+
 /// How a scan runs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ScanOptions {
@@ -165,11 +168,7 @@ impl Builder {
 
     /// The results of the branch whose number is `index` (`s32`, clamped).
     #[track_caller]
-    pub fn conditional(
-        &self,
-        index: &Value,
-        branches: &[&dyn Fn(&Builder) -> Result<Vec<Value>>],
-    ) -> Result<Vec<Value>> {
+    pub fn conditional(&self, index: &Value, branches: &[Branch<'_>]) -> Result<Vec<Value>> {
         let builders: Vec<Builder> = branches.iter().map(|_| self.child("branch")).collect();
         let results: Vec<Vec<Value>> =
             branches.iter().zip(&builders).map(|(branch, b)| branch(b)).collect::<Result<_>>()?;

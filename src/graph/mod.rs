@@ -40,7 +40,7 @@ mod reduce;
 mod sharding;
 
 pub use builder::{Builder, ScopeGuard, Value};
-pub use control::{RematPolicy, ScanOptions};
+pub use control::{Branch, RematPolicy, ScanOptions};
 pub use error::{Error, Result};
 pub use function::{Function, Node, NodeId, Output};
 pub(crate) use infer::infer;

@@ -13,7 +13,7 @@ mod variant;
 
 pub use gemma::{GemmaConfig, KvCache, QueryNorm};
 pub use loss::{LossConfig, Reduction, TokenLoss};
-pub use paligemma::{Forward, PaliGemmaConfig, Prompt};
+pub use paligemma::{Examples, Forward, PaliGemmaConfig, Prompt};
 pub use siglip::{PoolType, PosEmb, SiglipConfig};
 pub use taps::Taps;
 pub use variant::UnknownVariant;

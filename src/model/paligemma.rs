@@ -23,6 +23,17 @@ pub struct Forward {
     pub text_pre_logits: Value,
 }
 
+/// Images and texts to learn from.
+#[derive(Debug, Clone, Copy)]
+pub struct Examples<'a> {
+    /// `f32 [B, H, W, 3]` in [-1, 1].
+    pub image: &'a Value,
+    /// `s32 [B, T]`, and so the masks.
+    pub text: &'a Value,
+    pub mask_ar: &'a Value,
+    pub mask_loss: &'a Value,
+}
+
 /// Images and prompts, embedded as one sequence.
 #[derive(Debug, Clone)]
 pub struct Prompt {
@@ -136,18 +147,16 @@ impl PaliGemmaConfig {
     }
 
     /// The loss of `trainers/proj/paligemma/train.py`: the model sees `text[:, :-1]` and is asked for
-    /// `text[:, 1:]` where `mask_loss` says so. All of `text`, `mask_ar`, `mask_loss` are `s32 [B, T]`.
+    /// `text[:, 1:]` where `mask_loss` says so.
     #[track_caller]
     pub fn loss(
         &self,
         params: &Params,
-        image: &Value,
-        text: &Value,
-        mask_ar: &Value,
-        mask_loss: &Value,
+        examples: &Examples<'_>,
         dropout_state: Option<&Value>,
         config: &LossConfig,
     ) -> Result<TokenLoss> {
+        let &Examples { image, text, mask_ar, mask_loss } = examples;
         let length = text.dims().get(1).copied().unwrap_or(0);
         let inputs = text.slice_in_dim(1, 0, length - 1)?;
         let targets = text.slice_in_dim(1, 1, length)?;

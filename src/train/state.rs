@@ -80,7 +80,7 @@ impl TrainState {
         args.push(Arg::Keep(&frozen_sum_squares));
         args.extend(dropout.map(Arg::Donate));
         let mut results = executable.execute(args)?;
-        let metrics = results.pop().ok_or_else(|| exec::Error::NoResult)?;
+        let metrics = results.pop().ok_or(exec::Error::NoResult)?;
         let optimizer = results.split_off(step.num_trained);
         Ok((TrainState { names, trained: results, optimizer, frozen, frozen_sum_squares }, metrics))
     }

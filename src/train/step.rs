@@ -5,7 +5,7 @@ use crate::array::{DType, Shape};
 use crate::autodiff::gradient;
 use crate::graph::{self, Builder, Function, Value};
 use crate::hlo::{Alias, EmitOptions};
-use crate::model::{LossConfig, PaliGemmaConfig};
+use crate::model::{Examples, LossConfig, PaliGemmaConfig};
 use crate::nn::Params;
 use crate::optim::{Optimizer, sum_squares};
 use crate::params::ParamSpecs;
@@ -84,8 +84,9 @@ impl TrainStep {
         let dropout =
             if has_dropout { Some(b.parameter("dropout", Shape::new(DType::U64, [2]))?) } else { None };
 
+        let examples = Examples { image: &image, text: &text, mask_ar: &mask_ar, mask_loss: &mask_loss };
         let params = Params::new(&b, trained.iter().chain(&frozen).cloned());
-        let loss = model.loss(&params, &image, &text, &mask_ar, &mask_loss, dropout.as_ref(), loss)?;
+        let loss = model.loss(&params, &examples, dropout.as_ref(), loss)?;
         let values: Vec<Value> = trained.iter().map(|(_, value)| value.clone()).collect();
         let gradients = gradient(&loss.loss, &values)?;
         let update = optimizer.update(&values, &gradients, &state, &schedules)?;

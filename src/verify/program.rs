@@ -5,7 +5,7 @@ use super::{Error, Options};
 use crate::array::{DType, HostArray, Shape};
 use crate::exec;
 use crate::graph::{self, Builder, Precision, Value};
-use crate::model::{LossConfig, PaliGemmaConfig, TokenLoss};
+use crate::model::{Examples, LossConfig, PaliGemmaConfig, TokenLoss};
 use crate::nn::Params;
 use crate::optim::Optimizer;
 use crate::params::ParamSpecs;
@@ -148,7 +148,8 @@ impl Inputs {
         label_smoothing: f64,
     ) -> graph::Result<TokenLoss> {
         let Inputs { model, image, text, mask_ar, mask_loss, .. } = self;
-        config.loss(model, image, text, mask_ar, mask_loss, None, &session.loss_config(label_smoothing))
+        let examples = Examples { image, text, mask_ar, mask_loss };
+        config.loss(model, &examples, None, &session.loss_config(label_smoothing))
     }
 }
 

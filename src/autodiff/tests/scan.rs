@@ -6,7 +6,7 @@ use std::slice::from_ref;
 use super::{Differentiated, assert_close, check_gradient, compile, evaluate, f64s, function, noise, s32s};
 use crate::array::{DType, HostArray, Shape};
 use crate::autodiff::gradient;
-use crate::graph::{Builder, Function, Op, RematPolicy, Result, ScanOptions, Value};
+use crate::graph::{Branch, Builder, Function, Op, RematPolicy, Result, ScanOptions, Value};
 use crate::hlo::{self, EmitOptions};
 
 const LENGTH: usize = 3;
@@ -135,7 +135,7 @@ fn conditional_in_scan() {
     let inputs = [noise([2], 1), s32s([LENGTH], &[1, 0, 2]), f64s([2], &[0.4, 1.2])];
     check_all_policies("conditional", &inputs, 1, 1, |carries, x, consts| {
         let b = Value::innermost(&[&carries[0], &x[0]]).clone();
-        let branches: [&dyn Fn(&Builder) -> Result<Vec<Value>>; 3] = [
+        let branches: [Branch<'_>; 3] = [
             &|b| Ok(vec![b.own(&carries[0])?.mul(&consts[0])?]),
             &|b| Ok(vec![b.own(&carries[0])?.sin()?]),
             &|b| Ok(vec![b.own(&consts[0])?.square()?]),

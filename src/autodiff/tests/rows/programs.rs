@@ -3,7 +3,7 @@
 use super::super::{f64s, noise, s32s};
 use super::{Row, Slope, given, row};
 use crate::array::{DType, HostArray, Shape};
-use crate::graph::{Builder, CustomCall, Op, Result, RngAlgorithm, ScanOptions, Sharding, Value};
+use crate::graph::{Branch, Builder, CustomCall, Op, Result, RngAlgorithm, ScanOptions, Sharding, Value};
 
 pub(in super::super) fn parameter() -> Row {
     let x = noise([2, 3], 1);
@@ -183,7 +183,7 @@ pub(in super::super) fn conditional() -> Row {
     row(
         vec![s32s([], &[1]), f64s([], &[2.0]), f64s([], &[5.0])],
         |b, x| {
-            let branches: [&dyn Fn(&Builder) -> Result<Vec<Value>>; 3] =
+            let branches: [Branch<'_>; 3] =
                 [&|b| Ok(vec![b.own(&x[1])?.exp()?]), &|b| Ok(vec![b.own(&x[1])?.mul(&x[2])?]), &|_| {
                     Ok(vec![x[2].clone()])
                 }];
@@ -193,7 +193,7 @@ pub(in super::super) fn conditional() -> Row {
         Slope::FiniteDifferences,
         |b| {
             let index = given(b, DType::S32, &[])?;
-            let branches: [&dyn Fn(&Builder) -> Result<Vec<Value>>; 2] =
+            let branches: [Branch<'_>; 2] =
                 [&|b| Ok(vec![b.scalar(DType::F32, 0.0)?]), &|b| Ok(vec![b.scalar(DType::F64, 0.0)?])];
             Ok(b.conditional(&index, &branches)?.swap_remove(0))
         },
