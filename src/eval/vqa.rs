@@ -105,7 +105,7 @@ impl Evaluator for Vqa {
             let answers = batch.strings.get("answer");
             for (row, id) in batch.ids.iter().enumerate() {
                 let Some(id) = id else { continue };
-                let answer = self.normalized(&self.tokenizer.decode(decoded.row(row)?.0)?);
+                let answer = self.normalized(&self.tokenizer.decode_emitted(decoded.row(row)?.0)?);
                 let references: Vec<String> =
                     answers.iter().map(|texts| self.normalized(&texts[row])).collect();
                 let correct = (!references.is_empty()).then(|| references.contains(&answer));

@@ -152,11 +152,7 @@ impl Predictor {
         if logp.iter().any(|logp| !logp.is_finite()) {
             return Err(Error::NotFinite { question: question.name.clone() });
         }
-        // A model's table may have more rows than the tokenizer has tokens.
-        let known = |&token: &i32| usize::try_from(token).is_ok_and(|id| id < self.tokenizer.vocab_size());
-        let shown: Vec<i32> =
-            tokens.iter().map(|token| if known(token) { *token } else { self.tokenizer.unk() }).collect();
-        let text = self.tokenizer.decode(&shown)?;
+        let text = self.tokenizer.decode_emitted(tokens)?;
         Ok(Prediction {
             detections: parse_detections(&text),
             text,

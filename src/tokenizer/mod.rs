@@ -159,6 +159,17 @@ impl Tokenizer {
         }
     }
 
+    /// As [`decode`](Self::decode), for what a model emits: its table may have more rows than there are
+    /// tokens, and such an id reads as the unknown token.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), for other reasons.
+    pub fn decode_emitted(&self, ids: &[i32]) -> Result<String, Error> {
+        let is_known = |id: i32| usize::try_from(id).is_ok_and(|id| id < self.vocab_size());
+        let known: Vec<i32> = ids.iter().map(|&id| if is_known(id) { id } else { self.unk() }).collect();
+        self.decode(&known)
+    }
+
     /// The text of `ids` before the first end token, big_vision's `to_str(stop_at_eos=True)`.
     pub fn decode_until_eos(&self, ids: &[i32]) -> Result<String, Error> {
         let end = ids.iter().position(|&id| id == self.eos()).unwrap_or(ids.len());

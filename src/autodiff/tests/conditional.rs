@@ -5,7 +5,7 @@ use std::slice::from_ref;
 use super::{check_gradient, evaluate, f64s, function, gradient_at, noise, s32s};
 use crate::array::{DType, Shape};
 use crate::autodiff::gradient;
-use crate::graph::{Branch, Builder, Op, RematPolicy, Result, ScanOptions, Value};
+use crate::graph::{Branch, Builder, Op, RematPolicy, ScanOptions, Value};
 
 #[test]
 fn indices_beyond_the_ends_take_the_first_and_the_last_branch() {

@@ -3,7 +3,7 @@
 use super::super::{f64s, noise, s32s};
 use super::{Row, Slope, given, row};
 use crate::array::{DType, HostArray, Shape};
-use crate::graph::{Branch, Builder, CustomCall, Op, Result, RngAlgorithm, ScanOptions, Sharding, Value};
+use crate::graph::{Branch, Builder, CustomCall, Op, RngAlgorithm, ScanOptions, Sharding, Value};
 
 pub(in super::super) fn parameter() -> Row {
     let x = noise([2, 3], 1);
