@@ -1,13 +1,16 @@
 //! What the builder accepts, XLA's verifier accepts, and with the same shapes: on random programs, whose
 //! operations get attributes and operands that often do not fit.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
-use proptest::test_runner::Config;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
 
 use super::{EmitOptions, emit};
 use crate::array::{DType, HostArray, Shape};
 use crate::graph::{
-    BinaryOp, Builder, Comparison, DotDims, GatherDims, Op, PadDim, ReduceOp, Result, RngAlgorithm,
+    BinaryOp, Builder, Comparison, DotDims, Error, GatherDims, Op, PadDim, ReduceOp, Result, RngAlgorithm,
     ScanOptions, ScatterDims, ScatterOp, SliceDim, UnaryOp, Value,
 };
 use crate::runtime::testing::cpu_client;
@@ -280,33 +283,41 @@ fn is_well_formed(message: &str) -> bool {
     message.contains(" expects ") && message.contains("got ") && !message.ends_with('.')
 }
 
+/// A builder with some parameters and random operations on them, all their results, and the refusals.
+fn random_program(shapes: &[Vec<u16>], steps: &[Vec<u16>]) -> (Builder, Vec<Value>, Vec<Error>) {
+    let b = Builder::new("random");
+    let mut values = Vec::new();
+    for numbers in shapes {
+        let mut c = Choices(numbers.iter());
+        let shape = Shape::new(c.dtype(), c.extents(3));
+        values.push(b.parameter("x", shape).unwrap());
+    }
+    let mut refusals = Vec::new();
+    for numbers in steps {
+        match append(&b, &values, &mut Choices(numbers.iter())) {
+            Ok(results) => values.extend(results),
+            Err(error) => refusals.push(error),
+        }
+    }
+    (b, values, refusals)
+}
+
+fn shapes() -> impl Strategy<Value = Vec<Vec<u16>>> {
+    prop::collection::vec(prop::collection::vec(any::<u16>(), 4), 1..4)
+}
+
+fn steps() -> impl Strategy<Value = Vec<Vec<u16>>> {
+    prop::collection::vec(prop::collection::vec(any::<u16>(), 24), 1..24)
+}
+
 proptest! {
     #![proptest_config(Config { cases: 96, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn what_is_accepted_compiles_to_the_inferred_shapes(
-        shapes in prop::collection::vec(prop::collection::vec(any::<u16>(), 4), 1..4),
-        steps in prop::collection::vec(prop::collection::vec(any::<u16>(), 24), 1..24),
-    ) {
-        let b = Builder::new("random");
-        let mut values = Vec::new();
-        for numbers in &shapes {
-            let mut c = Choices(numbers.iter());
-            let shape = Shape::new(c.dtype(), c.extents(3));
-            values.push(b.parameter("x", shape).unwrap());
-        }
-        let mut accepted = Vec::new();
-        for numbers in &steps {
-            match append(&b, &values, &mut Choices(numbers.iter())) {
-                Ok(results) => {
-                    for value in results {
-                        let op = b.node(value.output().node).op.name();
-                        accepted.push(format!("{op} -> {}", value.shape()));
-                        values.push(value);
-                    }
-                }
-                Err(error) => prop_assert!(is_well_formed(error.message()), "{error}"),
-            }
+    fn what_is_accepted_compiles_to_the_inferred_shapes(shapes in shapes(), steps in steps()) {
+        let (b, values, refusals) = random_program(&shapes, &steps);
+        for error in refusals {
+            prop_assert!(is_well_formed(error.message()), "{}", error);
         }
         let function = b.finish(&values.iter().collect::<Vec<_>>()).unwrap();
         let module = emit(&function, &EmitOptions::default()).unwrap();
@@ -315,9 +326,58 @@ proptest! {
         let executable = cpu_client().compile(Program::hlo(&module.to_bytes()), &options);
         let executable = match executable {
             Ok(executable) => executable,
-            Err(error) => return Err(TestCaseError::fail(format!("{error}\n{accepted:#?}\n{module}"))),
+            Err(error) => return Err(TestCaseError::fail(format!("{error}\n{module}"))),
         };
         let shapes: Vec<Shape> = values.iter().map(|value| value.shape().clone()).collect();
         prop_assert_eq!(executable.compiled().output_shapes().unwrap(), shapes);
+    }
+}
+
+/// The property above is about something: random programs have all operations, and refusals of all.
+#[test]
+fn random_programs_have_every_operation() {
+    let mut runner = TestRunner::deterministic();
+    let (mut accepted, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..3000 {
+        let (shapes, steps) = (shapes(), steps()).new_tree(&mut runner).unwrap().current();
+        let (b, values, refusals) = random_program(&shapes, &steps);
+        accepted.extend(values.iter().map(|value| b.node(value.output().node).op.name()));
+        refused
+            .extend(refusals.iter().filter_map(|error| error.message().split(' ').next().map(str::to_owned)));
+    }
+    for op in UnaryOp::ALL.map(UnaryOp::name).into_iter().chain(BinaryOp::ALL.map(BinaryOp::name)).chain([
+        "compare",
+        "select",
+        "clamp",
+        "convert",
+        "bitcast_convert",
+        "broadcast_in_dim",
+        "reshape",
+        "transpose",
+        "slice",
+        "pad",
+        "concatenate",
+        "reverse",
+        "dot_general",
+        "reduce_sum",
+        "reduce_prod",
+        "reduce_max",
+        "reduce_min",
+        "reduce_and",
+        "reduce_or",
+        "dynamic_slice",
+        "dynamic_update_slice",
+        "gather",
+        "scatter",
+        "sort",
+        "rng_bit_generator",
+        "optimization_barrier",
+        "iota",
+        "scan",
+        "conditional",
+    ]) {
+        assert!(accepted.contains(op), "{op} is never accepted");
+        let always_fits = ["convert", "optimization_barrier"].contains(&op);
+        assert!(always_fits || refused.contains(op), "{op} is never refused");
     }
 }
