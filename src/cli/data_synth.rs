@@ -29,6 +29,9 @@ pub struct Args {
     /// Width and height of the pictures, in pixels
     #[arg(long, value_name = "PX", default_value_t = 224)]
     pub size: usize,
+    /// Shapes in one scene, at most
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub max_objects: u8,
     /// Replace a set drawn earlier
     #[arg(long)]
     pub force: bool,
@@ -45,7 +48,8 @@ impl Args {
             self.splits.clone()
         };
         let Args { task, seed, size: size_px, force, .. } = *self;
-        Options { task, out: self.out.clone(), splits, seed, size_px, force }
+        let max_objects = usize::from(self.max_objects);
+        Options { task, out: self.out.clone(), splits, seed, size_px, max_objects, force }
     }
 }
 

@@ -76,9 +76,6 @@ impl FromStr for RematPolicy {
     }
 }
 
-/// A branch of a [`conditional`](Builder::conditional): its results, built where it is told.
-pub type Branch<'a> = &'a dyn Fn(&Builder) -> Result<Vec<Value>>;
-
 /// How a scan runs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ScanOptions {
@@ -86,6 +83,9 @@ pub struct ScanOptions {
     pub reverse: bool,
     pub policy: RematPolicy,
 }
+
+/// What a branch of [`conditional`](Builder::conditional) computes.
+pub type Branch<'a> = &'a dyn Fn(&Builder) -> Result<Vec<Value>>;
 
 impl Builder {
     /// A loop of `length` steps. `body` gets the carries and, of each of `xs` (`[length, …]`), the part
@@ -166,7 +166,8 @@ impl Builder {
         self.push_all(op, &consts.iter().chain(init).collect::<Vec<_>>())
     }
 
-    /// The results of the branch whose number is `index` (`s32`, clamped).
+    /// The results of the branch whose number is `index` (`s32`, clamped). Only that one runs; what it computes
+    /// of outer values alone is computed outside all the same, unless it makes one its [`own`](Self::own).
     #[track_caller]
     pub fn conditional(&self, index: &Value, branches: &[Branch<'_>]) -> Result<Vec<Value>> {
         let builders: Vec<Builder> = branches.iter().map(|_| self.child("branch")).collect();

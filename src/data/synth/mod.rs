@@ -53,10 +53,10 @@ impl Task {
         }
     }
 
-    fn item(self, rng: &mut ChaCha8Rng, index: usize, size_px: usize) -> Item {
+    fn item(self, rng: &mut ChaCha8Rng, index: usize, options: &Options) -> Item {
         match self {
-            Task::Intersections => intersections::item(rng, index, size_px),
-            Task::Scenes => scenes::item(rng, size_px),
+            Task::Intersections => intersections::item(rng, index, options.size_px),
+            Task::Scenes => scenes::item(rng, options.max_objects, options.size_px),
         }
     }
 }
@@ -73,6 +73,8 @@ pub struct Options {
     pub seed: u64,
     /// Width and height of the pictures.
     pub size_px: usize,
+    /// Shapes in a picture of [`Task::Scenes`], at most; from 1 to 4.
+    pub max_objects: usize,
     pub force: bool,
 }
 
@@ -155,7 +157,7 @@ fn write_item(options: &Options, root: &Path, split: &str, index: usize) -> Resu
     let key = format!("paligemma synth {} {split} {}", options.task.name(), options.seed);
     let mut rng = ChaCha8Rng::from_seed(*blake3::hash(key.as_bytes()).as_bytes());
     rng.set_stream(index as u64);
-    let item = options.task.item(&mut rng, index, options.size_px);
+    let item = options.task.item(&mut rng, index, options);
 
     let folder = item.folder.map_or_else(|| split.to_owned(), |folder| format!("{split}/{folder}"));
     let name = format!("{folder}/{index:05}.png");
@@ -178,7 +180,8 @@ fn manifest(options: &Options) -> Json {
     let splits: serde_json::Map<_, _> =
         options.splits.iter().map(|(name, n)| (name.clone(), json!(n))).collect();
     json!({
-        "task": options.task.name(), "seed": options.seed, "size_px": options.size_px, "splits": splits,
+        "task": options.task.name(), "seed": options.seed, "size_px": options.size_px,
+        "max_objects": options.max_objects, "splits": splits,
         "made_by": concat!("paligemma ", env!("CARGO_PKG_VERSION")),
     })
 }

@@ -196,10 +196,14 @@ const COLUMN_GAP: f64 = 0.08;
 /// How much further apart two shapes are along one axis than along the other, to be "left of" or "above".
 const CLEAR_DIRECTION: f64 = 1.7;
 
+/// Shapes in one picture at most.
+pub(super) const MAX_OBJECTS: usize = 4;
+
 impl Scene {
     /// Draws lots until the shapes fit, and their order and direction are plain to see.
-    pub(super) fn sample(rng: &mut impl Rng) -> Self {
+    pub(super) fn sample(rng: &mut impl Rng, max_objects: usize) -> Self {
         let counts = [(1, 5), (2, 7), (3, 5), (4, 3)];
+        let counts = &counts[..max_objects.clamp(1, counts.len())];
         let count = counts.choose_weighted(rng, |&(_, weight)| weight).expect("the weights are positive").0;
         let texture = Texture::sample(rng);
         loop {
@@ -292,8 +296,8 @@ impl Scene {
 }
 
 /// The picture of one scene and its rows, one for each of [`TASKS`].
-pub(super) fn item(rng: &mut impl Rng, size_px: usize) -> Item {
-    let scene = Scene::sample(rng);
+pub(super) fn item(rng: &mut impl Rng, max_objects: usize, size_px: usize) -> Item {
+    let scene = Scene::sample(rng, max_objects);
     let (count_prefix, count) = scene.sample_count(rng);
     let caption = scene.caption();
     let image = scene.draw(size_px);
@@ -370,7 +374,7 @@ mod tests {
     use super::*;
 
     fn scenes(count: u64) -> impl Iterator<Item = Scene> {
-        (0..count).map(|seed| Scene::sample(&mut ChaCha8Rng::seed_from_u64(seed)))
+        (0..count).map(|seed| Scene::sample(&mut ChaCha8Rng::seed_from_u64(seed), MAX_OBJECTS))
     }
 
     fn object(paint: Paint, kind: Kind, x: f64, y: f64) -> Object {
