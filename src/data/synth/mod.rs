@@ -191,6 +191,10 @@ fn check(options: &Options) -> Result<(), String> {
         let (least, most) = (SIZES_PX.start(), SIZES_PX.end());
         return Err(format!("a size of {} pixels is not between {least} and {most}", options.size_px));
     }
+    if !(1..=scenes::MAX_OBJECTS).contains(&options.max_objects) {
+        let (most, got) = (scenes::MAX_OBJECTS, options.max_objects);
+        return Err(format!("scenes have 1 to {most} shapes, got {got}"));
+    }
     if options.splits.is_empty() {
         return Err("no splits to draw".to_owned());
     }
