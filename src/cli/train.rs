@@ -1,5 +1,6 @@
 //! `paligemma train`: trains what a config says.
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,8 @@ use std::time::Instant;
 use super::{Error, Outcome};
 use crate::config::{self, Config};
 use crate::report::console::Console;
-use crate::train::{Request, train};
+use crate::report::units::number;
+use crate::train::{self, Request};
 
 /// Train what a config says; goes on with the run that the workdir holds
 #[derive(Debug, Clone, clap::Args)]
@@ -35,8 +37,12 @@ pub struct Args {
 
 pub fn run(args: &Args, console: &Console, process_start: Instant) -> Result<Outcome, Error> {
     let (Some(path), Some(workdir)) = (&args.config, &args.workdir) else {
-        println!("{}", config::reference());
-        return Ok(Outcome::Done);
+        return match std::io::stdout().lock().write_all(config::reference().as_bytes()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(train::Error::Write { path: "standard output".into(), source: error }.into())
+            }
+            _ => Ok(Outcome::Done),
+        };
     };
     let split = |texts: &[String]| {
         texts.iter().map(|text| config::split_assignment(text)).collect::<Result<Vec<_>, _>>()
@@ -61,12 +67,19 @@ pub fn run(args: &Args, console: &Console, process_start: Instant) -> Result<Out
         dump_hlo: args.dump_hlo.as_deref(),
         process_start,
     };
-    let ended = train(&request)?;
+    let ended = match train::train(&request) {
+        // Whoever starts a command again until it succeeds has what they want.
+        Err(done @ train::Error::AlreadyDone { .. }) => {
+            console.line(&done.to_string());
+            return Ok(Outcome::Done);
+        }
+        ended => ended?,
+    };
     let title = match ended.interrupted {
         true => format!("stopped and saved at step {}; the same command goes on from there", ended.step),
         false => format!("trained to step {} in {:.1} s", ended.step, ended.secs),
     };
-    let shown = |(name, value): &(String, f64)| (name.clone(), format!("{value:.5}"));
+    let shown = |(name, value): &(String, f64)| (name.clone(), number(*value));
     let is_shown = |name: &str| name.contains('/') && !name.starts_with("z/") || name == "training_loss";
     let mut rows: Vec<(String, String)> =
         ended.metrics.iter().filter(|(name, _)| is_shown(name)).map(shown).collect();

@@ -15,7 +15,7 @@ pub mod metrics;
 pub mod page;
 pub mod palette;
 mod text;
-mod units;
+pub mod units;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

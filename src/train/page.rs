@@ -14,6 +14,7 @@ use crate::params::ParamSpecs;
 use crate::report::chart::series_of;
 use crate::report::metrics::read_metrics;
 use crate::report::page::{self, Answer, Card, Picture, Report, Table};
+use crate::report::units::number;
 use crate::runtime::Client;
 
 /// The first and the latest answers to the same examples. Kept in the workdir, so that a resumed run still
@@ -155,7 +156,7 @@ pub(super) fn write_page(workdir: &Path, facts: &Facts<'_>, gallery: &Gallery) -
             .metrics
             .iter()
             .filter(is_final)
-            .map(|(name, value)| vec![name.clone(), format!("{value:.5}")])
+            .map(|(name, value)| vec![name.clone(), number(*value)])
             .collect(),
     };
     let report = Report {

@@ -18,6 +18,7 @@ use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
 use crate::optim::Optimizer;
 use crate::params::{ParamSpecs, overview};
 use crate::pp::Env;
+use crate::report::metrics::read_metrics;
 use crate::runtime::{Client, CompileOptions, Executable};
 use crate::setup::{self, PpPreprocess, Schedules};
 
@@ -67,6 +68,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         .input
         .as_ref()
         .ok_or_else(|| loaded.error_at("input", "input is needed for training: data, pp and batch_size"))?;
+    check_supported(loaded)?;
     let model = setup::model_config(loaded)?;
     let env = setup::pp_env(loaded);
     let source = match &input.data {
@@ -91,7 +93,9 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let store = Arc::new(Store::open(request.workdir)?);
     let resumed = store.load_latest()?.map(|latest| latest.checkpoint);
     let progress = Progress::of(resumed.as_ref(), loaded, &source)?;
-    if resumed.is_some() && progress.step >= total_steps {
+    let is_over =
+        progress.step > total_steps || progress.step == total_steps && is_finished(request, total_steps)?;
+    if resumed.is_some() && is_over {
         let workdir = request.workdir.to_owned();
         return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
     }
@@ -188,6 +192,36 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         batch_size,
         data_size,
     })
+}
+
+/// Refuses what a config can ask for and this program does not do: to pass over it would train another model.
+fn check_supported(loaded: &Loaded) -> Result<(), Error> {
+    let config = &loaded.config;
+    if config.grad_accum_steps != 1 {
+        let message = format!("grad_accum_steps is {}, only 1 is supported yet", config.grad_accum_steps);
+        return Err(loaded.error_at("grad_accum_steps", message).into());
+    }
+    if config.resume.is_some() {
+        let message = "resume is not supported yet: a run goes on from its own workdir";
+        return Err(loaded.error_at("resume", message).into());
+    }
+    Ok(())
+}
+
+/// Whether a run whose last checkpoint is of its last step also got to what comes after it: the last
+/// evaluations and the page.
+fn is_finished(request: &Request<'_>, last_step: u64) -> Result<bool, Error> {
+    let config = &request.loaded.config;
+    let metrics = request.workdir.join("metrics.jsonl");
+    if !metrics.is_file() || config.report.html && !request.workdir.join("report.html").is_file() {
+        return Ok(false);
+    }
+    let rows = read_metrics(&metrics)?;
+    let was_evaluated = |name: &str| {
+        let key = format!("z/secs/eval/{name}");
+        rows.iter().any(|row| row.step == last_step && row.values.iter().any(|(known, _)| *known == key))
+    };
+    Ok(config.evals.iter().all(|(name, _)| was_evaluated(name)))
 }
 
 /// Where a run stands, as a checkpoint's JSON state says it.
