@@ -1,0 +1,319 @@
+//! `paligemma train` as a whole, on a model of thirteen thousand parameters: what a run leaves, and that
+//! nothing that happens to a run changes where it ends.
+
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use paligemma::checkpoint::{Reader, Store};
+use paligemma::config::Config;
+use paligemma::report::metrics::{Row, read_metrics};
+use rand::{RngExt, SeedableRng};
+use tempfile::TempDir;
+
+/// Long enough for any machine; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A folder with drawn pictures, their rows and a tokenizer, in which runs take place.
+struct Lab {
+    folder: TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Lab { folder: tempfile::tempdir().unwrap() };
+        lab.draw(12);
+        lab
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Draws `rows` pictures to train on, replacing those that were there.
+    fn draw(&self, rows: usize) {
+        let splits = format!("train={rows},val=4");
+        self.done(&[
+            "data", "synth", "scenes", "--out", "data", "--size", "48", "--force", "--splits", &splits,
+        ]);
+        let rows = ["data/caption_train.jsonl", "data/caption_val.jsonl"];
+        let to = ["--out", "data/tokenizer.model", "--vocab-size", "320"];
+        self.done(&[&["data", "tokenizer"], rows.as_slice(), &to].concat());
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_paligemma"));
+        command.current_dir(&self.folder).env_remove("PALIGEMMA_LOG").args(args);
+        command
+    }
+
+    fn done(&self, args: &[&str]) -> String {
+        said(&self.command(args).output().unwrap(), 0)
+    }
+
+    /// `paligemma train` in `workdir`, with more arguments.
+    fn train(&self, workdir: &str, args: &[&str]) -> Command {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/configs/tiny.yaml");
+        let mut command = self.command(&["train", config.to_str().unwrap(), "--workdir", workdir]);
+        command.args(args);
+        command
+    }
+
+    /// Trains, which must end with `code`, and gives what was said.
+    fn trained(&self, workdir: &str, args: &[&str], code: i32) -> String {
+        said(&self.train(workdir, args).output().unwrap(), code)
+    }
+
+    fn start(&self, workdir: &str, args: &[&str]) -> Child {
+        self.train(workdir, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// The step and every tensor of the last checkpoint, as bytes.
+    fn state(&self, workdir: &str) -> (u64, BTreeMap<String, Vec<u8>>) {
+        let store = Store::open(&self.path(workdir)).unwrap();
+        let latest = store.load_latest().unwrap().expect("a checkpoint");
+        assert!(latest.skipped.is_empty(), "{:?}", latest.skipped);
+        let checkpoint = latest.checkpoint;
+        let names: Vec<String> = checkpoint.names().into_iter().map(str::to_owned).collect();
+        let bytes = |name: &String| (name.clone(), checkpoint.read(name).unwrap().bytes().to_vec());
+        (checkpoint.step(), names.iter().map(bytes).collect())
+    }
+
+    fn metrics(&self, workdir: &str) -> Vec<Row> {
+        read_metrics(&self.path(workdir).join("metrics.jsonl")).unwrap_or_default()
+    }
+
+    /// The last step that the run in `workdir` has written measurements of; 0 before the first.
+    fn step(&self, workdir: &str) -> u64 {
+        self.metrics(workdir).last().map_or(0, |row| row.step)
+    }
+}
+
+fn said(output: &Output, code: i32) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    stderr
+}
+
+/// Waits until `is_there`, or `child` has ended.
+fn wait_until(child: &mut Child, what: &str, is_there: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_there() && child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn assert_same_state(one: (u64, BTreeMap<String, Vec<u8>>), other: (u64, BTreeMap<String, Vec<u8>>)) {
+    assert_eq!(one.0, other.0, "steps");
+    let different = one.1.iter().filter(|(name, bytes)| other.1.get(*name) != Some(*bytes));
+    let different: Vec<_> = different.map(|(name, _)| name).collect();
+    assert!(different.is_empty() && one.1.len() == other.1.len(), "tensors that differ: {different:?}");
+}
+
+#[test]
+fn a_run_leaves_metrics_checkpoint_config_and_report() {
+    let lab = Lab::new();
+    let said = lab.trained("run", &[], 0);
+    assert!(said.contains("trained to step 12 in "), "{said}");
+
+    let rows = lab.metrics("run");
+    let steps: Vec<u64> = rows.iter().filter(|row| has(row, "training_loss")).map(|row| row.step).collect();
+    assert_eq!(steps, (1..=12).collect::<Vec<_>>());
+    for key in ["avg_sup_seqlen", "max_sup_seqlen", "l2_grads", "l2_params", "l2_updates", "lr", "epoch"] {
+        assert!(has(&rows[0], key), "{key} is not in {:?}", rows[0]);
+    }
+    let loss = |row: &Row| row.values.iter().find(|(key, _)| key == "training_loss").unwrap().1;
+    assert!(loss(&rows[11]) < loss(&rows[0]), "{rows:?}");
+
+    let (step, tensors) = lab.state("run");
+    assert_eq!(step, 12);
+    // The embeddings of 320 tokens, 16 numbers each.
+    assert_eq!(tensors["params/llm/embedder/input_embedding"].len(), 320 * 16 * 4);
+    assert!(tensors.keys().any(|name| name.starts_with("opt/")), "{:?}", tensors.keys());
+
+    let page = fs::read_to_string(lab.path("run/report.html")).unwrap();
+    assert!(page.contains("training_loss") && page.contains("</html>"));
+    let again = Config::load(&lab.path("run/config.yaml"), &[], &[]).unwrap();
+    assert_eq!(again.config.lr, 1e-3);
+    // The first line says where it is from.
+    let body = |text: &str| text.split_once('\n').unwrap().1.to_owned();
+    assert_eq!(body(&again.to_yaml()), body(&fs::read_to_string(lab.path("run/config.yaml")).unwrap()));
+}
+
+fn has(row: &Row, key: &str) -> bool {
+    row.values.iter().any(|(known, _)| known == key)
+}
+
+#[test]
+fn a_run_that_is_over_stays_as_it_is_and_completes_what_is_missing() {
+    let lab = Lab::new();
+    lab.trained("run", &[], 0);
+    let state = lab.state("run");
+    let said = lab.trained("run", &[], 0);
+    assert!(said.contains("trained for 12 of 12 steps; nothing is left to do"), "{said}");
+    // As after a crash between the last checkpoint and the report.
+    fs::remove_file(lab.path("run/report.html")).unwrap();
+    lab.trained("run", &[], 0);
+    assert!(lab.path("run/report.html").is_file());
+    assert_same_state(lab.state("run"), state);
+}
+
+/// Stops a run of many steps by Ctrl-C at whatever step it is, and lets it go on.
+fn interrupt_and_resume(more: &[&str]) {
+    let lab = Lab::new();
+    let args = [&["--arg", "steps=1000", "--set", "log_training_steps=20", "--set", "ckpt_steps=null"], more]
+        .concat();
+    let mut child = lab.start("run", &args);
+    wait_until(&mut child, "the first steps", || lab.step("run") >= 20);
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = said(&output, 130);
+    assert!(stderr.contains("stopping after this step and saving"), "{stderr}");
+    let (stopped, _) = lab.state("run");
+    assert!((20..1000).contains(&stopped), "stopped at step {stopped}");
+    let expected = format!("stopped and saved at step {stopped}; the same command goes on from there");
+    assert!(stderr.contains(&expected), "{stderr}");
+
+    let stderr = lab.trained("run", &args, 0);
+    assert!(stderr.contains("resuming from "), "{stderr}");
+    lab.trained("straight", &args, 0);
+    assert_same_state(lab.state("run"), lab.state("straight"));
+    let losses = |workdir: &str| {
+        let rows = lab.metrics(workdir).into_iter().filter(|row| row.step % 20 == 0);
+        rows.map(|row| (row.step, row.values.into_iter().find(|(key, _)| key == "training_loss")))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(losses("run"), losses("straight"));
+}
+
+#[test]
+fn an_interrupted_run_saves_and_ends_where_an_uninterrupted_one_does() {
+    interrupt_and_resume(&[]);
+}
+
+#[test]
+fn dropout_is_the_same_after_an_interruption() {
+    interrupt_and_resume(&["--set", "model.llm.dropout=0.1"]);
+}
+
+#[test]
+fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
+    const KILLS: usize = 6;
+    let lab = Lab::new();
+    let args = ["--arg", "steps=120", "--set", "ckpt_steps=1"];
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    let mut killed_at = Vec::new();
+    for _ in 0..KILLS {
+        // Steps after the one that it starts from, and then a moment within a step and its saving.
+        let target = lab.step("run") + rng.random_range(1..8);
+        let delay = Duration::from_micros(rng.random_range(0..80_000));
+        let mut child = lab.start("run", &args);
+        // A crash may also come before anything was trained.
+        wait_until(&mut child, "steps", || lab.step("run") >= target);
+        std::thread::sleep(delay);
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(9), "the run ended before it was killed: {stderr}");
+        killed_at.push(lab.step("run"));
+    }
+    println!("killed at steps {killed_at:?}");
+    lab.trained("run", &args, 0);
+    lab.trained("straight", &["--arg", "steps=120", "--set", "ckpt_steps=null"], 0);
+    assert_same_state(lab.state("run"), lab.state("straight"));
+    let steps: Vec<u64> =
+        lab.metrics("run").iter().filter(|row| has(row, "training_loss")).map(|row| row.step).collect();
+    assert_eq!(steps, (1..=120).collect::<Vec<_>>(), "every step is measured once");
+    let left: Vec<_> =
+        fs::read_dir(lab.path("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let checkpoints = left.iter().filter(|name| name.to_string_lossy().starts_with("checkpoint-"));
+    assert_eq!(checkpoints.count(), 1, "{left:?}");
+}
+
+#[test]
+fn a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before_it() {
+    let lab = Lab::new();
+    lab.trained("run", &["--arg", "steps=4"], 0);
+    let before = lab.state("run");
+    let train = lab.train("run", &["--arg", "steps=8"]);
+    // No file may grow beyond 64 blocks of at most 1 KiB, as if the disk were full; a checkpoint has 168 KB.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "sh"]).arg(train.get_program());
+    limited.args(train.get_args()).current_dir(&lab.folder);
+    let stderr = said(&limited.output().unwrap(), 1);
+    assert!(stderr.contains("checkpoint-000000006"), "{stderr}");
+    assert!(stderr.contains("File too large"), "{stderr}");
+    assert_same_state(lab.state("run"), before);
+    lab.trained("run", &["--arg", "steps=8"], 0);
+    assert_eq!(lab.state("run").0, 8);
+}
+
+#[test]
+fn a_workdir_of_another_run_is_refused() {
+    let lab = Lab::new();
+    lab.trained("run", &[], 0);
+    let refused = |args: &[&str]| lab.trained("run", &[&["--arg", "steps=24"], args].concat(), 2);
+    let expected = "error: the checkpoint was written with seed 0, the config has 1; use another workdir to start anew\n";
+    let stderr = refused(&["--set", "seed=1"]);
+    assert!(stderr.ends_with(expected), "{stderr}");
+    lab.draw(16);
+    let expected = "error: the checkpoint was written with training rows 12, the config has 16; use another workdir to start anew\n";
+    let stderr = refused(&[]);
+    assert!(stderr.ends_with(expected), "{stderr}");
+    assert_eq!(lab.state("run").0, 12);
+}
+
+#[test]
+fn a_workdir_in_use_is_refused() {
+    let lab = Lab::new();
+    let _held = Store::open(&lab.path("run")).unwrap();
+    let stderr = lab.trained("run", &[], 1);
+    assert!(stderr.contains("run is in use by another run; stop it, or choose another workdir"), "{stderr}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_metric() {
+    let lab = Lab::new();
+    let stderr = lab.trained("run", &["--set", "lr=1e20"], 1);
+    let error = stderr.split("error: ").nth(1).unwrap_or_default();
+    let mut words = error.split_whitespace();
+    assert!(paligemma::train::METRICS.contains(&words.next().unwrap_or_default()), "{stderr}");
+    assert!(
+        error.contains(" at step ") && error.contains("the last checkpoint before it is unharmed"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn tokens_that_the_model_does_not_know_name_their_row() {
+    let lab = Lab::new();
+    let stderr = lab.trained("run", &["--arg", "vocab=100"], 1);
+    assert!(stderr.contains("error: cannot preprocess data/caption_train.jsonl"), "{stderr}");
+    assert!(stderr.contains("is outside the model's vocabulary of 100"), "{stderr}");
+}
+
+#[test]
+fn a_picture_that_is_damaged_names_file_and_row_and_can_be_skipped() {
+    let lab = Lab::new();
+    let rows = fs::read_to_string(lab.path("data/caption_train.jsonl")).unwrap();
+    let row: serde_json::Value = serde_json::from_str(rows.lines().nth(4).unwrap()).unwrap();
+    let picture = lab.path("data").join(row["image"].as_str().unwrap());
+    let bytes = fs::read(&picture).unwrap();
+    fs::write(&picture, &bytes[..bytes.len() / 2]).unwrap();
+
+    let stderr = lab.trained("run", &[], 1);
+    let error = stderr.split("error: ").nth(1).unwrap_or_default();
+    assert!(error.starts_with("cannot preprocess data/caption_train.jsonl:5"), "{stderr}");
+    assert!(error.contains("cannot decode image"), "{stderr}");
+
+    let stderr = lab.trained("run", &["--set", "input.skip_errors=true"], 0);
+    assert!(stderr.contains("skipped a row") && stderr.contains("caption_train.jsonl:5"), "{stderr}");
+    assert_eq!(lab.state("run").0, 12);
+}
