@@ -63,7 +63,8 @@ pub(super) fn scan(
 
     // Forward values are asked for by the rules; what is asked for becomes a parameter.
     let asked: RefCell<Vec<(Role, Value)>> = RefCell::default();
-    let mut primals = Recompute::new(body, &backward, spec.policy, |id| {
+    let carries = &body.parameters()[spec.num_consts..num_fixed];
+    let mut primals = Recompute::new(body, &backward, spec.policy, carries, |id| {
         let value = backward.parameter("primal", body.node(id).shapes[0].clone())?;
         let role = role(spec, id);
         asked.borrow_mut().push((role, value.clone()));
@@ -208,7 +209,7 @@ pub(super) fn conditional(
     let cx = RefCell::new(cx);
     // What comes from outside is first made the branch's own, so that all it is used for stays in there.
     let backward = |branch: &Function, b: &Builder| -> Result<Vec<Value>> {
-        let mut primals = Recompute::new(branch, b, RematPolicy::NothingSaveable, |id| {
+        let mut primals = Recompute::new(branch, b, RematPolicy::NothingSaveable, &[], |id| {
             let place = branch.parameters().iter().position(|&parameter| parameter == id);
             b.own(&cx.borrow_mut().input(1 + place.expect("the node is a parameter of the branch"))?)
         });

@@ -26,6 +26,9 @@ pub(super) struct Recompute<'a, P> {
     pub(super) policy: RematPolicy,
     /// Supplies the value of a parameter of the body when it is first asked for.
     pub(super) parameter: P,
+    /// Which nodes are worth saving, if the policy says so: not what a step makes of its own inputs by
+    /// moving and converting, such as a half-precision weight in `f32`. Saving that would copy the inputs.
+    is_worth: Vec<bool>,
     /// What is known so far.
     pub(super) known: HashMap<Output, Value>,
     /// Results of the body that the forward pass has to save, with the parameters that stand for them.
@@ -33,8 +36,25 @@ pub(super) struct Recompute<'a, P> {
 }
 
 impl<'a, P: FnMut(NodeId) -> Result<Value>> Recompute<'a, P> {
-    pub(super) fn new(body: &'a Function, target: &'a Builder, policy: RematPolicy, parameter: P) -> Self {
-        Recompute { body, target, policy, parameter, known: HashMap::new(), saved: Vec::new() }
+    /// `carries` are the parameters whose values come from the step before.
+    pub(super) fn new(
+        body: &'a Function,
+        target: &'a Builder,
+        policy: RematPolicy,
+        carries: &[NodeId],
+        parameter: P,
+    ) -> Self {
+        let mut is_worth: Vec<bool> = Vec::with_capacity(body.nodes().len());
+        for (index, node) in body.nodes().iter().enumerate() {
+            let worth = match &node.op {
+                Op::Parameter { .. } => carries.iter().any(|carry| carry.index() == index),
+                Op::DotGeneral { .. } | Op::Reduce { .. } | Op::Sort { .. } | Op::CustomCall(_) => true,
+                Op::RngBitGenerator { .. } | Op::Gather(_) | Op::Scatter { .. } => true,
+                _ => node.inputs.iter().any(|input| is_worth[input.node.index()]),
+            };
+            is_worth.push(worth);
+        }
+        Recompute { body, target, policy, parameter, is_worth, known: HashMap::new(), saved: Vec::new() }
     }
 }
 
@@ -49,7 +69,7 @@ impl<P: FnMut(NodeId) -> Result<Value>> Primals for Recompute<'_, P> {
             self.known.insert(output, value.clone());
             return Ok(value);
         }
-        if self.policy.saves(&node.op) {
+        if self.is_worth[output.node.index()] && self.policy.saves(&node.op) {
             let value = self.target.parameter("saved", node.shapes[output.index].clone())?;
             self.saved.push((output, value.clone()));
             self.known.insert(output, value.clone());

@@ -20,6 +20,9 @@ pub(super) struct Context<'a> {
     pub(super) target: &'a Builder,
     /// Which operands a cotangent is wanted for.
     pub(super) needs: &'a [bool],
+    /// What the first operand's other uses have added up to. A rule that takes it returns the sum with its
+    /// own share, which it can write in place; else the shares are added.
+    pub(super) so_far: Option<Value>,
     pub(super) primals: &'a mut dyn Primals,
     nodes: &'a [Arc<Node>],
 }
@@ -75,10 +78,15 @@ impl Sweep<'_> {
                 id,
                 target: self.target,
                 needs: &needs,
+                so_far: node.inputs.first().and_then(|input| cotangents.get(input).cloned()),
                 primals: &mut *self.primals,
                 nodes: self.nodes,
             };
+            let had_share = context.so_far.is_some();
             let of_inputs = vjp::vjp(&mut context, of_node)?;
+            if had_share && context.so_far.is_none() {
+                cotangents.remove(&node.inputs[0]);
+            }
             debug_assert_eq!(of_inputs.len(), node.inputs.len(), "rule of {}", node.op.name());
             for ((&input, need), cotangent) in node.inputs.iter().zip(&needs).zip(of_inputs) {
                 let Some(cotangent) = cotangent.filter(|_| *need) else { continue };

@@ -82,9 +82,10 @@ pub(super) fn vjp(cx: &mut Context<'_>, results: Cotangents) -> Result<Cotangent
             with_starts(of_operand, vec![of_update], &starts)
         }
         Op::Gather(dims) => {
-            let zeros = g.builder().zeros(cx.input_shape(0))?;
-            let indices = inside(&cx.input(1)?, zeros.shape(), dims)?;
-            Ok(vec![Some(zeros.scatter(&indices, &g, transposed_gather(dims), ScatterOp::Add)?), None])
+            // A table that is read and also multiplied by, as tied embeddings are, has a cotangent already.
+            let sum = cx.so_far.take().map_or_else(|| g.builder().zeros(cx.input_shape(0)), Ok)?;
+            let indices = inside(&cx.input(1)?, sum.shape(), dims)?;
+            Ok(vec![Some(sum.scatter(&indices, &g, transposed_gather(dims), ScatterOp::Add)?), None])
         }
         Op::Scatter { dims, op } => scatter(cx, dims, *op, &g),
         Op::ShardingConstraint(sharding) => single(g.with_sharding(sharding.clone())),

@@ -183,5 +183,8 @@ fn broadcast_pair(op: &str, a: &Value, b: &Value) -> Result<(Value, Value)> {
             }
         }
     }
-    Ok((a.broadcast_to(&dims)?, b.broadcast_to(&dims)?))
+    // Beside the operation, even where one operand is of the surrounding program: a loop should carry what
+    // is small, not what it is repeated to.
+    let builder = Value::innermost(&[a, b]);
+    Ok((builder.own(a)?.broadcast_to(&dims)?, builder.own(b)?.broadcast_to(&dims)?))
 }

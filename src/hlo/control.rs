@@ -22,8 +22,7 @@ impl Emitter {
         let step = self.index(to, 0);
         let mut state = vec![step];
         state.extend(inputs.iter().map(|&input| input.clone()));
-        for shape in outputs {
-            let zero = self.constant(to, &HostArray::zeros(Shape::scalar(shape.dtype())));
+        for (shape, zero) in outputs.iter().zip(self.late_zeros(to, outputs, inputs)) {
             state.push(self.add(to, "broadcast", array(shape), &[&zero]));
         }
         let state_shape = tuple_shape(state.iter().map(|element| element.shape.clone()));
@@ -69,6 +68,25 @@ impl Emitter {
         let result = self.call_while(to, cond, body, &init);
         let carries = result[1 + spec.num_consts..1 + num_fixed].iter();
         carries.chain(&result[1 + inputs.len()..]).cloned().collect()
+    }
+
+    /// A scalar zero for each output, which exists only once all `inputs` do. Zeros that depend on nothing
+    /// let a scheduler fill stacked outputs long before their loop, and hold that memory all the while.
+    fn late_zeros(
+        &mut self,
+        to: &mut Computation,
+        outputs: &[Shape],
+        inputs: &[&Instruction],
+    ) -> Vec<Instruction> {
+        let zeros = outputs.iter().map(|shape| HostArray::zeros(Shape::scalar(shape.dtype())));
+        let mut elements: Vec<Instruction> = zeros.map(|zero| self.constant(to, &zero)).collect();
+        if elements.is_empty() || inputs.is_empty() {
+            return elements;
+        }
+        elements.extend(inputs.iter().map(|&input| input.clone()));
+        let tuple = self.tuple(to, &elements);
+        let barrier = self.add(to, "opt-barrier", tuple.shape.clone(), &[&tuple]);
+        (0..outputs.len()).map(|index| self.element(to, &barrier, index)).collect()
     }
 
     pub(super) fn while_loop(

@@ -218,13 +218,14 @@ impl Emitter {
     }
 
     pub(super) fn elements(&mut self, to: &mut Computation, tuple: &Instruction) -> Vec<Instruction> {
-        let shapes = tuple.shape.tuple_shapes.clone();
-        let element = |(index, shape)| {
-            let element = self.add(to, "get-tuple-element", shape, &[tuple]);
-            to.last().tuple_index = index as i64;
-            element
-        };
-        shapes.into_iter().enumerate().map(element).collect()
+        (0..tuple.shape.tuple_shapes.len()).map(|index| self.element(to, tuple, index)).collect()
+    }
+
+    pub(super) fn element(&mut self, to: &mut Computation, tuple: &Instruction, index: usize) -> Instruction {
+        let shape = tuple.shape.tuple_shapes[index].clone();
+        let element = self.add(to, "get-tuple-element", shape, &[tuple]);
+        to.last().tuple_index = index as i64;
+        element
     }
 
     pub(super) fn constant(&mut self, to: &mut Computation, value: &HostArray) -> Instruction {

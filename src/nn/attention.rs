@@ -54,7 +54,7 @@ impl AttentionMask {
             let message = format!("attention mask expects [B, T, S], got {}", self.0.shape());
             return Err(logits.builder().error(message));
         };
-        let mask = self.0.reshape(&[batch, 1, 1, queries, keys])?.broadcast_to(logits.dims())?;
+        let mask = self.0.reshape(&[batch, 1, 1, queries, keys])?;
         mask.select(logits, &logits.full_like(BIG_NEGATIVE)?)
     }
 }

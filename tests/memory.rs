@@ -1,0 +1,151 @@
+//! What compiled programs keep in memory, and that ways of using less of it give the same numbers.
+
+use paligemma::array::{DType, HostArray, Shape};
+use paligemma::autodiff::gradient;
+use paligemma::exec::run_once;
+use paligemma::graph::{Builder, Function, RematPolicy, Value};
+use paligemma::hlo::{self, EmitOptions};
+use paligemma::model::{GemmaConfig, LossConfig, PaliGemmaConfig, SiglipConfig};
+use paligemma::nn::Params;
+use paligemma::runtime::{
+    Client, ClientOptions, CompileOptions, CompiledMemoryStats, Plugin, PluginKind, PluginRequest, Program,
+};
+
+#[path = "support/recipe.rs"]
+#[allow(dead_code, reason = "shared by tests, benchmarks and an example, of which none needs all")]
+mod recipe;
+
+const VOCAB: usize = 257_152;
+const WIDTH: usize = 2304;
+const BATCH: usize = 8;
+const TOKENS: usize = 127;
+
+fn cpu_client() -> Client {
+    let plugin = Plugin::discover(&PluginRequest::kind(PluginKind::Cpu)).unwrap();
+    Client::new(&plugin, &ClientOptions::cpu_devices(1)).unwrap()
+}
+
+fn stats(function: &Function) -> CompiledMemoryStats {
+    let bytes = hlo::emit(function, &EmitOptions::default()).unwrap().to_bytes();
+    let executable = cpu_client().compile(Program::hlo(&bytes), &CompileOptions::default()).unwrap();
+    executable.compiled().memory_stats().unwrap()
+}
+
+/// The loss of a published size, and its gradients.
+fn loss_program(chunk_tokens: Option<usize>, table: DType, is_trained: bool) -> Function {
+    let b = Builder::new("loss");
+    let pre_logits = b.parameter("pre_logits", Shape::new(DType::F32, [BATCH, TOKENS, WIDTH])).unwrap();
+    let table = b.parameter("table", Shape::new(table, [VOCAB, WIDTH])).unwrap();
+    let targets = b.parameter("targets", Shape::new(DType::S32, [BATCH, TOKENS])).unwrap();
+    let mask = b.parameter("mask", Shape::new(DType::F32, [BATCH, TOKENS])).unwrap();
+    // The table is also what tokens are embedded by.
+    let x = pre_logits.add(&table.take(&targets).unwrap().convert(DType::F32).unwrap()).unwrap();
+    let config = LossConfig { chunk_tokens, ..Default::default() };
+    let loss = config.build(&x, &table, &targets, &mask).unwrap().loss;
+    let wrt = if is_trained { vec![pre_logits, table] } else { vec![pre_logits] };
+    let gradients = gradient(&loss, &wrt).unwrap();
+    b.finish(&std::iter::once(&loss).chain(&gradients).collect::<Vec<_>>()).unwrap()
+}
+
+const TABLE_BYTES: u64 = (VOCAB * WIDTH * 4) as u64;
+const LOGITS_BYTES: u64 = (BATCH * TOKENS * VOCAB * 4) as u64;
+
+#[test]
+fn a_chunked_loss_holds_neither_all_logits_nor_a_converted_table() {
+    for chunk_tokens in [None, Some(16)] {
+        let temp = stats(&loss_program(chunk_tokens, DType::F16, false)).temp_bytes;
+        println!("{chunk_tokens:?}: {temp}");
+        // A CPU multiplies no f16: of a table that is not cut, one step holds a copy.
+        let limit = if chunk_tokens.is_none() { LOGITS_BYTES / 2 } else { TABLE_BYTES + LOGITS_BYTES / 2 };
+        assert!(temp < limit, "{chunk_tokens:?}: {temp}");
+    }
+}
+
+#[test]
+fn the_gradient_of_a_tied_table_is_held_once() {
+    let stats = stats(&loss_program(None, DType::F32, true));
+    println!("{stats:?}");
+    assert!(stats.output_bytes >= TABLE_BYTES);
+    assert!(stats.temp_bytes < TABLE_BYTES / 2, "{stats:?}");
+}
+
+fn tiny() -> PaliGemmaConfig {
+    let small = recipe::small();
+    PaliGemmaConfig {
+        img: SiglipConfig { width: 24, depth: 2, mlp_dim: 48, num_heads: 2, ..small.img },
+        llm: GemmaConfig {
+            width: 40,
+            depth: 3,
+            mlp_dim: 64,
+            num_heads: 4,
+            num_kv_heads: 2,
+            head_dim: 14,
+            vocab_size: 290,
+            attn_logits_softcap: 50.0,
+            post_norms: true,
+            ..small.llm
+        },
+        image_size: [42, 42],
+    }
+}
+
+#[test]
+fn every_policy_and_cut_gives_the_same_loss_and_gradients() {
+    let model = tiny();
+    let specs = model.params().unwrap();
+    let b = Builder::new("policies");
+    let mut inputs: Vec<HostArray> = specs.iter().map(|spec| spec.init(3).unwrap()).collect();
+    let params: Vec<(String, Value)> = specs
+        .iter()
+        .map(|spec| (spec.name.clone(), b.parameter(&spec.name, spec.shape.clone()).unwrap()))
+        .collect();
+    let (batch, length) = (2, 12);
+    let image: Vec<f32> = (0..batch * 42 * 42 * 3).map(|i| (i as f32 * 0.37).sin()).collect();
+    let text: Vec<i32> = (0..batch * length).map(|i| 2 + (i * 7919 % 287) as i32).collect();
+    let suffix: Vec<i32> = (0..batch * length).map(|i| (i % length >= 5) as i32).collect();
+    inputs.push(HostArray::new([batch, 42, 42, 3], &image).unwrap());
+    inputs.push(HostArray::new([batch, length], &text).unwrap());
+    inputs.push(HostArray::new([batch, length], &suffix).unwrap());
+    let names = ["image", "text", "suffix"];
+    let batch: Vec<Value> = names
+        .iter()
+        .zip(&inputs[specs.len()..])
+        .map(|(name, array)| b.parameter(name, array.shape().clone()).unwrap())
+        .collect();
+
+    let wrt: Vec<Value> = params.iter().map(|(_, value)| value.clone()).collect();
+    let params = Params::new(&b, params);
+    let policies = RematPolicy::ALL.map(|policy| (policy, Some(0)));
+    let cuts = [Some(1), Some(3), Some(7), None].map(|chunk| (RematPolicy::NothingSaveable, chunk));
+    let variants: Vec<(RematPolicy, Option<usize>)> = policies.into_iter().chain(cuts).collect();
+    let mut outputs = Vec::new();
+    for &(policy, chunk_tokens) in &variants {
+        let mut model = model.clone();
+        model.llm.remat_policy = policy;
+        model.img.remat_policy = policy;
+        let config = LossConfig { chunk_tokens, label_smoothing: 0.1, ..Default::default() };
+        let [image, text, suffix] = [0, 1, 2].map(|i| &batch[i]);
+        let loss = model.loss(&params, image, text, suffix, suffix, None, &config).unwrap().loss;
+        outputs.extend(gradient(&loss, &wrt).unwrap());
+        outputs.push(loss);
+    }
+    let function = b.finish(&outputs.iter().collect::<Vec<_>>()).unwrap();
+    let results = run_once(&cpu_client(), &function, &inputs.iter().collect::<Vec<_>>()).unwrap();
+
+    let per_variant = wrt.len() + 1;
+    let (reference, others) = results.split_at(per_variant);
+    let largest = |array: &HostArray| {
+        array.values::<f32>().unwrap().iter().fold(0.0f32, |max, value| max.max(value.abs()))
+    };
+    let largest_of_all = reference.iter().map(largest).fold(0.0, f32::max);
+    for (results, variant) in others.chunks(per_variant).zip(&variants[1..]) {
+        for (i, (array, expected)) in results.iter().zip(reference).enumerate() {
+            // Some gradients are nothing but rounding: a bias of all keys moves no attention weight.
+            let scale = largest(expected).max(1e-3 * largest_of_all);
+            let (array, expected) = (array.values::<f32>().unwrap(), expected.values::<f32>().unwrap());
+            let worst = array.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let name = specs.iter().nth(i).map_or("loss", |spec| &spec.name);
+            assert!(worst <= 1e-6 * scale, "{variant:?}: {name} is off by {worst:e} of {scale:e}");
+        }
+    }
+}
