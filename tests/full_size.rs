@@ -6,6 +6,7 @@ use paligemma::array::{DType, Shape};
 use paligemma::graph::{Builder, Function, Op, Output, RematPolicy, ScanSpec};
 use paligemma::hlo::proto::HloInstructionProto;
 use paligemma::hlo::{self, EmitOptions, Module};
+use paligemma::model::Examples;
 use paligemma::nn::Params;
 use paligemma::train::TrainStep;
 
@@ -154,7 +155,8 @@ fn forward(recipe: &Recipe) -> Module {
     let [text, mask_ar, mask_loss] =
         ["text", "mask_ar", "mask_loss"].map(|name| b.parameter(name, tokens.clone()).unwrap());
     let params = Params::new(&b, params);
-    let loss = recipe.model.loss(&params, &image, &text, &mask_ar, &mask_loss, None, &recipe.loss).unwrap();
+    let examples = Examples { image: &image, text: &text, mask_ar: &mask_ar, mask_loss: &mask_loss };
+    let loss = recipe.model.loss(&params, &examples, None, &recipe.loss).unwrap();
     hlo::emit(&b.finish(&[&loss.loss]).unwrap(), &EmitOptions::default()).unwrap()
 }
 

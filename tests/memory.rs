@@ -5,7 +5,7 @@ use paligemma::autodiff::gradient;
 use paligemma::exec::run_once;
 use paligemma::graph::{Builder, Function, RematPolicy, Value};
 use paligemma::hlo::{self, EmitOptions};
-use paligemma::model::{GemmaConfig, LossConfig, PaliGemmaConfig, SiglipConfig};
+use paligemma::model::{Examples, GemmaConfig, LossConfig, PaliGemmaConfig, SiglipConfig};
 use paligemma::nn::Params;
 use paligemma::runtime::{
     Client, ClientOptions, CompileOptions, CompiledMemoryStats, Plugin, PluginKind, PluginRequest, Program,
@@ -125,7 +125,8 @@ fn every_policy_and_cut_gives_the_same_loss_and_gradients() {
         model.img.remat_policy = policy;
         let config = LossConfig { chunk_tokens, label_smoothing: 0.1, ..Default::default() };
         let [image, text, suffix] = [0, 1, 2].map(|i| &batch[i]);
-        let loss = model.loss(&params, image, text, suffix, suffix, None, &config).unwrap().loss;
+        let examples = Examples { image, text, mask_ar: suffix, mask_loss: suffix };
+        let loss = model.loss(&params, &examples, None, &config).unwrap().loss;
         outputs.extend(gradient(&loss, &wrt).unwrap());
         outputs.push(loss);
     }
