@@ -135,18 +135,21 @@ fn every_policy_and_cut_gives_the_same_loss_and_gradients() {
 
     let per_variant = wrt.len() + 1;
     let (reference, others) = results.split_at(per_variant);
-    let largest = |array: &HostArray| {
-        array.values::<f32>().unwrap().iter().fold(0.0f32, |max, value| max.max(value.abs()))
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
     };
-    let largest_of_all = reference.iter().map(largest).fold(0.0, f32::max);
+    let values = |array: &HostArray| array.values::<f32>().unwrap().to_vec();
+    let norm_of_all = norm(&mut reference.iter().flat_map(values));
     for (results, variant) in others.chunks(per_variant).zip(&variants[1..]) {
         for (i, (array, expected)) in results.iter().zip(reference).enumerate() {
+            let (array, expected) = (values(array), values(expected));
             // Some gradients are nothing but rounding: a bias of all keys moves no attention weight.
-            let scale = largest(expected).max(1e-3 * largest_of_all);
-            let (array, expected) = (array.values::<f32>().unwrap(), expected.values::<f32>().unwrap());
-            let worst = array.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let scale = norm(&mut expected.iter().copied()).max(1e-2 * norm_of_all);
+            let distance = norm(&mut array.iter().zip(&expected).map(|(a, b)| a - b));
             let name = specs.iter().nth(i).map_or("loss", |spec| &spec.name);
-            assert!(worst <= 1e-6 * scale, "{variant:?}: {name} is off by {worst:e} of {scale:e}");
+            println!("{variant:?}: {name} is off by {distance:.1e} of {scale:.1e}");
+            // f32 sums in another order: 1.0e-6 was seen.
+            assert!(distance <= 2e-6 * scale, "{variant:?}: {name} is off by {distance:e} of {scale:e}");
         }
     }
 }
