@@ -6,7 +6,7 @@ EXACT = np.arange(6).reshape(2, 3)
 
 
 def arrays():
-    for descr in ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u4", "u8"]:
+    for descr in ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u2", "u4", "u8"]:
         yield f"dtype/{descr}", EXACT.astype(descr)
     yield "dtype/b1", EXACT % 2 == 1
     # The upper halves of f32 are bfloat16, which numpy can only call a void of two bytes.
