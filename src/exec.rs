@@ -1,5 +1,4 @@
-//! From a finished graph to something that runs: the one place where [`hlo`](crate::hlo) meets
-//! [`runtime`](crate::runtime).
+//! From a finished graph to something that runs: the one place where [`hlo`] meets [`runtime`].
 
 use crate::array::HostArray;
 use crate::graph::{self, Function};
