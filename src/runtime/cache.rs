@@ -183,7 +183,7 @@ impl Client {
             ),
             Some(cache) => self.load_or_compile(program, options, cache)?,
         };
-        tracing::info!(secs = start.elapsed().as_secs_f32(), "compiled a program ({outcome})");
+        tracing::debug!(secs = start.elapsed().as_secs_f32(), "compiled a program ({outcome})");
         Ok((executable, outcome))
     }
 

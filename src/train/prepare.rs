@@ -166,10 +166,9 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let (step, executable, compile_secs) = compiled?;
     let values = values.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let saved = |name: &str| {
-        let name = format!("opt/{name}");
+        // A checkpoint without it is one of another optimizer, and reading says what it has.
         let checkpoint = resumed.as_ref()?;
-        checkpoint.find(&name)?;
-        Some(checkpoint.read(&name))
+        Some(checkpoint.read(&format!("opt/{name}")))
     };
     let state = TrainState::new(&device, &specs, values, &optimizer, saved)?;
     Ok(Prepared {
