@@ -2,10 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use tempfile::NamedTempFile;
 
 use super::Error;
@@ -17,11 +20,27 @@ pub(crate) struct Map(Arc<Mmap>);
 impl Map {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        // SAFETY: the mapping is private and read-only. That nobody truncates the file meanwhile cannot be
+        // SAFETY: the mapping is read-only. That nobody truncates the file meanwhile cannot be
         // enforced; the files here are checkpoints, which this program replaces by renaming and never
         // writes in place.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Map(Arc::new(map)))
+    }
+
+    /// Gives the pages of a range back to the system. They are read again when somebody looks.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the mapping is shared, read-only and of a file: pages that are dropped come back from it
+            // unchanged, also under somebody's eyes.
+            let advised =
+                unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+            if let Err(error) = advised {
+                tracing::debug!("pages of a mapped file stay in memory: {error}");
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

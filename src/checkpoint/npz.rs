@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::io::{Cursor, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use indexmap::IndexMap;
 use zip::read::ZipFile;
@@ -34,6 +35,9 @@ struct Entry {
     index: usize,
     header: Header,
     crc: u32,
+    /// The checksum of what is there, computed when somebody first looks: many look at one stack, a layer at a
+    /// time.
+    checked: OnceLock<u32>,
     /// Where a stored entry, header and data, lies in the file; `None` when it is deflated.
     stored: Option<Range<usize>>,
 }
@@ -70,7 +74,7 @@ impl Npz {
     fn stored(&self, name: &str, entry: &Entry) -> Result<Option<&[u8]>, Error> {
         let Some(range) = &entry.stored else { return Ok(None) };
         let bytes = &self.map.as_ref()[range.clone()];
-        let got = crc32fast::hash(bytes);
+        let got = *entry.checked.get_or_init(|| crc32fast::hash(bytes));
         if got != entry.crc {
             let (path, entry_name) = (self.path.clone(), format!("{name}.npy"));
             return Err(Error::Checksum { path, entry: entry_name, expected: entry.crc, got });
@@ -121,7 +125,7 @@ impl Entry {
         } else {
             None
         };
-        Ok(Entry { index, header, crc, stored })
+        Ok(Entry { index, header, crc, checked: OnceLock::new(), stored })
     }
 }
 
@@ -158,6 +162,12 @@ impl Reader for Npz {
     fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
         let entry = self.entry(name)?;
         if entry.header.fortran_order { Ok(None) } else { self.stored(name, entry) }
+    }
+
+    fn release(&self, name: &str) {
+        if let Some(range) = self.entries.get(name).and_then(|entry| entry.stored.clone()) {
+            self.map.release(range);
+        }
     }
 }
 

@@ -128,4 +128,10 @@ impl Reader for Part {
     fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
         self.reader.borrow(self.full(name)?)
     }
+
+    fn release(&self, name: &str) {
+        if let Some(full) = self.names.get(name) {
+            self.reader.release(full);
+        }
+    }
 }

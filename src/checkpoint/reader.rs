@@ -30,6 +30,11 @@ pub trait Reader: Send + Sync {
         Ok(None)
     }
 
+    /// Tells that nobody will look at the bytes of this tensor soon: a reader over a mapped file gives its
+    /// pages back, so that going through a large file once does not make the process as large as the file.
+    /// Reading it again works as before.
+    fn release(&self, _name: &str) {}
+
     /// # Errors
     /// When there is no such tensor; the error lists the nearest names.
     fn shape(&self, name: &str) -> Result<&Shape, Error> {

@@ -157,6 +157,12 @@ impl Reader for Safetensors {
     fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
         self.bytes(name).map(Some)
     }
+
+    fn release(&self, name: &str) {
+        if let Some(place) = self.tensors.get(name) {
+            self.shards[place.shard].release(place.range.clone());
+        }
+    }
 }
 
 #[derive(serde::Deserialize)]

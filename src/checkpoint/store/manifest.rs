@@ -153,4 +153,8 @@ impl Reader for Checkpoint {
     fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
         self.tensors.borrow(name)
     }
+
+    fn release(&self, name: &str) {
+        self.tensors.release(name);
+    }
 }
