@@ -1,22 +1,27 @@
 //! Where rows come from. A source is indexed when it is opened and read row by row, in any order, from
 //! several threads.
 
+mod columns;
 mod example;
 mod imagefolder;
 mod jsonl;
 mod memory;
+mod parquet;
 mod records;
 mod shards;
 mod split;
 mod tfds;
 mod tfds_features;
 mod tfrecord;
+mod webdataset;
 
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
+pub use parquet::{Parquet, ParquetOptions};
 pub use tfds::{Tfds, TfdsOptions};
 pub use tfrecord::{FeatureType, TfRecord};
+pub use webdataset::WebDataset;
 
 use std::borrow::Cow;
 use std::fs;
