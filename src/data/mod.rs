@@ -43,8 +43,8 @@ pub use loader::{Loader, LoaderOptions, Remainder, Stats};
 pub use order::{Order, mix};
 pub use row::{Row, Value};
 pub use source::{
-    BLOCKS_AT_HAND, FeatureType, ImageFolder, Jsonl, JsonlOptions, MemorySource, Parquet, ParquetOptions,
-    Source, TfRecord, Tfds, TfdsOptions, WebDataset,
+    BLOCKS_AT_HAND, FeatureType, HubDataset, ImageFolder, Jsonl, JsonlOptions, MemorySource, Parquet,
+    ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, WebDataset,
 };
 
 use indexmap::IndexMap;

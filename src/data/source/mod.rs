@@ -3,6 +3,7 @@
 
 mod columns;
 mod example;
+mod hub;
 mod imagefolder;
 mod jsonl;
 mod memory;
@@ -15,6 +16,7 @@ mod tfds_features;
 mod tfrecord;
 mod webdataset;
 
+pub use hub::HubDataset;
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
