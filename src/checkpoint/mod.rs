@@ -33,8 +33,8 @@ mod saver;
 pub mod store;
 
 pub use error::Error;
-pub use open::open;
+pub use open::{locate, open};
 pub use reader::Reader;
 pub use report::{Loaded, Mismatch, Report, Unmatched, compare, load_param, load_params};
 pub use saver::AsyncSaver;
-pub use store::{Checkpoint, Store};
+pub use store::{BaseFile, Checkpoint, Frozen, Store};

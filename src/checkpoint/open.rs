@@ -22,8 +22,28 @@ use crate::array::Shape;
 /// # Errors
 /// When the file cannot be read, is of no known format, is damaged, or lacks the part.
 pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
-    let (path, part) = split_part(path.as_ref());
-    let reader = open_whole(&path)?;
+    open_nested(path.as_ref(), 0)
+}
+
+/// The same checkpoint by a path that stays right: absolute, and that of the last checkpoint where a run's
+/// workdir stands for it.
+///
+/// # Errors
+/// When the workdir's `LAST` names no checkpoint, or there is no current directory.
+pub fn locate(path: impl AsRef<Path>) -> Result<PathBuf, Error> {
+    let (mut path, part) = split_part(path.as_ref());
+    if !path.join(MANIFEST).is_file() && path.join(LAST).is_file() {
+        path = last_of(&path)?;
+    }
+    let mut located = std::path::absolute(&path).map_err(Error::io("locate", &path))?.into_os_string();
+    part.iter().for_each(|part| located.push(format!(":{part}")));
+    Ok(located.into())
+}
+
+/// As [`open`], for what lies below `depth` other checkpoints.
+pub(super) fn open_nested(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
+    let (path, part) = split_part(path);
+    let reader = open_whole(&path, depth)?;
     let names = reader.names();
     let root = ["params/", "opt/target/"].into_iter().find(|root| names.iter().any(|n| n.starts_with(root)));
     let root = root.unwrap_or_default();
@@ -56,9 +76,9 @@ fn is_part(part: &str) -> bool {
     part.split('/').all(|word| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c == '_'))
 }
 
-fn open_whole(path: &Path) -> Result<Box<dyn Reader>, Error> {
+fn open_whole(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     if path.is_dir() {
-        return open_directory(path);
+        return open_directory(path, depth);
     }
     let mut start = Vec::new();
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -76,12 +96,12 @@ fn open_whole(path: &Path) -> Result<Box<dyn Reader>, Error> {
     }
 }
 
-fn open_directory(path: &Path) -> Result<Box<dyn Reader>, Error> {
+fn open_directory(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     if path.join(MANIFEST).is_file() {
-        return Ok(Box::new(Checkpoint::open(path)?));
+        return Ok(Box::new(Checkpoint::open_nested(path, depth)?));
     }
     if path.join(LAST).is_file() {
-        return Ok(Box::new(Checkpoint::open(&last_of(path)?)?));
+        return Ok(Box::new(Checkpoint::open_nested(&last_of(path)?, depth)?));
     }
     let index = path.join(INDEX_NAME);
     if index.is_file() {
