@@ -21,6 +21,7 @@
 //! # Ok::<(), checkpoint::Error>(())
 //! ```
 
+mod adapt;
 mod error;
 mod file;
 pub mod npy;
@@ -32,8 +33,9 @@ pub mod safetensors;
 mod saver;
 pub mod store;
 
+pub use adapt::{Cast, Overlay, Select};
 pub use error::Error;
-pub use open::open;
+pub use open::{open, open_as_is};
 pub use reader::Reader;
 pub use report::{Loaded, Mismatch, Report, Unmatched, compare, load_param, load_params};
 pub use saver::AsyncSaver;

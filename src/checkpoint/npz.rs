@@ -19,7 +19,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 use super::Error;
 use super::file::{Map, PendingFile};
 use super::npy::{self, Header, fortran_to_row_major};
-use super::reader::{Reader, check_size};
+use super::reader::{Reader, check_size, within};
 use crate::array::{HostArray, Shape};
 
 /// An open `.npz`, with its names as they are in the file (see [`open`](super::open) for prefixes).
@@ -74,12 +74,26 @@ impl Npz {
     fn stored(&self, name: &str, entry: &Entry) -> Result<Option<&[u8]>, Error> {
         let Some(range) = &entry.stored else { return Ok(None) };
         let bytes = &self.map.as_ref()[range.clone()];
-        let got = *entry.checked.get_or_init(|| crc32fast::hash(bytes));
+        let got = *entry.checked.get_or_init(|| self.checksum(range));
         if got != entry.crc {
             let (path, entry_name) = (self.path.clone(), format!("{name}.npy"));
             return Err(Error::Checksum { path, entry: entry_name, expected: entry.crc, got });
         }
         Ok(Some(&bytes[entry.header.len..]))
+    }
+
+    /// Of gigabytes, in pieces that leave memory as soon as they have been counted in.
+    fn checksum(&self, range: &Range<usize>) -> u32 {
+        const PIECE: usize = 32 << 20;
+        let mut hasher = crc32fast::Hasher::new();
+        for start in range.clone().step_by(PIECE) {
+            let piece = start..range.end.min(start + PIECE);
+            hasher.update(&self.map.as_ref()[piece.clone()]);
+            if range.len() > PIECE {
+                self.map.release(piece);
+            }
+        }
+        hasher.finalize()
     }
 
     fn inflate_into(&self, name: &str, entry: &Entry, out: &mut [u8]) -> Result<(), Error> {
@@ -164,9 +178,10 @@ impl Reader for Npz {
         if entry.header.fortran_order { Ok(None) } else { self.stored(name, entry) }
     }
 
-    fn release(&self, name: &str) {
-        if let Some(range) = self.entries.get(name).and_then(|entry| entry.stored.clone()) {
-            self.map.release(range);
+    fn release_range(&self, name: &str, range: Range<usize>) {
+        let Some(entry) = self.entries.get(name) else { return };
+        if let Some(stored) = &entry.stored {
+            self.map.release(within(&(stored.start + entry.header.len..stored.end), range));
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -41,6 +42,15 @@ pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
         return Err(Error::UnknownPart { path, part, known });
     }
     Ok(Box::new(Part { reader, names: selected }))
+}
+
+/// Opens a checkpoint of any format with everything that it holds, under the names that stand in it: for those
+/// who want to look rather than load.
+///
+/// # Errors
+/// When the file cannot be read, is of no known format, or is damaged.
+pub fn open_as_is(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
+    open_whole(path.as_ref())
 }
 
 /// `FILE:part` to its two sides; a colon that belongs to an existing file's name stays there.
@@ -129,9 +139,9 @@ impl Reader for Part {
         self.reader.borrow(self.full(name)?)
     }
 
-    fn release(&self, name: &str) {
+    fn release_range(&self, name: &str, range: Range<usize>) {
         if let Some(full) = self.names.get(name) {
-            self.reader.release(full);
+            self.reader.release_range(full, range);
         }
     }
 }
