@@ -23,6 +23,7 @@
 //! # Ok::<(), checkpoint::Error>(())
 //! ```
 
+mod adapt;
 mod error;
 mod file;
 mod fit;
@@ -41,9 +42,10 @@ pub mod store;
 mod view;
 pub mod zarr;
 
+pub use adapt::{Cast, Overlay, Select};
 pub use error::Error;
 pub use fit::{Fitted, fit};
-pub use open::{State, open, open_state};
+pub use open::{State, open, open_as_is, open_state};
 pub use reader::Reader;
 pub use report::{Loaded, Mismatch, Report, Unmatched, compare, load_param, load_params};
 pub use saver::AsyncSaver;

@@ -21,7 +21,7 @@ use super::Error;
 use super::file::PendingFile;
 use super::npy::{self, Header, fortran_to_row_major};
 use super::pieces::{Cursor, Pieces};
-use super::reader::{Reader, check_size};
+use super::reader::{Reader, check_size, within};
 use crate::array::{HostArray, Shape};
 
 /// An open `.npz`, with its names as they are in the file (see [`open`](super::open) for prefixes).
@@ -80,17 +80,26 @@ impl Npz {
     /// Where the data of a stored entry lie, after the checksum over header and data.
     fn stored(&self, name: &str, entry: &Entry) -> Result<Option<Range<usize>>, Error> {
         let Some(range) = entry.stored.clone() else { return Ok(None) };
-        let checksum = || {
-            let mut hasher = crc32fast::Hasher::new();
-            self.pieces.slices(range.clone()).for_each(|slice| hasher.update(slice));
-            hasher.finalize()
-        };
-        let got = *entry.checked.get_or_init(checksum);
+        let got = *entry.checked.get_or_init(|| self.checksum(&range));
         if got != entry.crc {
             let (path, entry_name) = (self.path.clone(), format!("{name}.npy"));
             return Err(Error::Checksum { path, entry: entry_name, expected: entry.crc, got });
         }
         Ok(Some(range.start + entry.header.len..range.end))
+    }
+
+    /// Of gigabytes, in pieces that leave memory as soon as they have been counted in.
+    fn checksum(&self, range: &Range<usize>) -> u32 {
+        const PIECE: usize = 32 << 20;
+        let mut hasher = crc32fast::Hasher::new();
+        for start in range.clone().step_by(PIECE) {
+            let piece = start..range.end.min(start + PIECE);
+            self.pieces.slices(piece.clone()).for_each(|slice| hasher.update(slice));
+            if range.len() > PIECE {
+                self.pieces.release(piece);
+            }
+        }
+        hasher.finalize()
     }
 
     fn inflate_into(&self, name: &str, entry: &Entry, out: &mut [u8]) -> Result<(), Error> {
@@ -181,9 +190,10 @@ impl Reader for Npz {
         Ok(self.stored(name, entry)?.and_then(|range| self.pieces.slice(range)))
     }
 
-    fn release(&self, name: &str) {
-        if let Some(range) = self.entries.get(name).and_then(|entry| entry.stored.clone()) {
-            self.pieces.release(range);
+    fn release_range(&self, name: &str, range: Range<usize>) {
+        let Some(entry) = self.entries.get(name) else { return };
+        if let Some(stored) = &entry.stored {
+            self.pieces.release(within(&(stored.start + entry.header.len..stored.end), range));
         }
     }
 }

@@ -66,6 +66,15 @@ pub fn open_state(path: &Path) -> Result<State, Error> {
     Ok(State::BigVision(layers::stack(open_whole(path)?)?))
 }
 
+/// Opens a checkpoint of any format with everything that it holds, under the names that stand in it: for those
+/// who want to look rather than load.
+///
+/// # Errors
+/// When the file cannot be read, is of no known format, or is damaged.
+pub fn open_as_is(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
+    open_whole(path.as_ref())
+}
+
 /// `FILE:part` to its two sides; a colon that belongs to an existing file's name stays there.
 fn split_part(path: &Path) -> (PathBuf, Option<String>) {
     let split = path.to_str().and_then(|text| text.rsplit_once(':'));

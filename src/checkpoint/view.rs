@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::Path;
 
 use indexmap::IndexMap;
@@ -141,6 +142,12 @@ impl Reader for View {
             None => {}
             Some(Tensor::Same(source)) => self.reader.release(source),
             Some(Tensor::Made { sources, .. }) => sources.iter().for_each(|name| self.reader.release(name)),
+        }
+    }
+
+    fn release_range(&self, name: &str, range: Range<usize>) {
+        if let Some(Tensor::Same(source)) = self.tensors.get(name) {
+            self.reader.release_range(source, range);
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -154,7 +155,7 @@ impl Reader for Checkpoint {
         self.tensors.borrow(name)
     }
 
-    fn release(&self, name: &str) {
-        self.tensors.release(name);
+    fn release_range(&self, name: &str, range: Range<usize>) {
+        self.tensors.release_range(name, range);
     }
 }
