@@ -47,6 +47,10 @@ impl Case {
         (!held.is_empty()).then(|| Case { dir: dir.to_owned(), name, held })
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -132,7 +136,7 @@ impl Recording {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
 }
