@@ -22,10 +22,10 @@ const NEW_ROWS_STDDEV: f64 = 0.02;
 /// - position embeddings of a square grid are interpolated for another one, when `grid`, rows and columns of the
 ///   model's patches, is square too;
 /// - an embedding with fewer rows than the model has tokens gets more, drawn from a normal distribution with
-///   standard deviation 0.02.
+///   standard deviation 0.02 by the seed `new_rows`, when there is one.
 ///
 /// Whatever else does not fit stays as it is, for [`load_params`](super::load_params) to tell.
-pub fn fit(reader: Box<dyn Reader>, specs: &ParamSpecs, grid: [usize; 2], seed: u64) -> Fitted {
+pub fn fit(reader: Box<dyn Reader>, specs: &ParamSpecs, grid: [usize; 2], new_rows: Option<u64>) -> Fitted {
     let mut view = View::whole(reader);
     let mut notes = Vec::new();
     for spec in specs {
@@ -36,7 +36,7 @@ pub fn fit(reader: Box<dyn Reader>, specs: &ParamSpecs, grid: [usize; 2], seed: 
         if is_called(&spec.name, "pos_embedding") {
             notes.extend(resample(&mut view, spec, &shape, grid));
         }
-        if is_called(&spec.name, "embedder/input_embedding") {
+        if let (true, Some(seed)) = (is_called(&spec.name, "embedder/input_embedding"), new_rows) {
             notes.extend(extend(&mut view, spec, &shape, seed));
         }
     }
@@ -95,7 +95,7 @@ mod tests {
         writer.write(name, &array).unwrap();
         writer.finish().unwrap();
         let spec = ParamSpec::new(name, Shape::new(DType::F32, wanted), Init::Zeros);
-        fit(Box::new(Npz::open(&path).unwrap()), &ParamSpecs::new([spec]).unwrap(), grid, 3)
+        fit(Box::new(Npz::open(&path).unwrap()), &ParamSpecs::new([spec]).unwrap(), grid, Some(3))
     }
 
     #[test]

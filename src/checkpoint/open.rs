@@ -47,6 +47,19 @@ pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
     gemma::rename(Box::new(selected))
 }
 
+/// Opens the parameters of one tower, `img` or `llm`: of a file of this tower, or of one with several (`img/…`,
+/// `txt/…` in SigLIP's), where a colon need not say which.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_tower(path: impl AsRef<Path>, tower: &str) -> Result<Box<dyn Reader>, Error> {
+    let (reader, prefix) = (open(path)?, format!("{tower}/"));
+    match reader.names().iter().any(|name| name.starts_with(&prefix)) {
+        true => Ok(Box::new(View::below(reader, &prefix))),
+        false => Ok(reader),
+    }
+}
+
 /// All that a training saved.
 pub enum State {
     /// A checkpoint of this program.

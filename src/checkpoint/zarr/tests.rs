@@ -84,7 +84,7 @@ fn every_layout_of_other_writers_is_read() {
     }
     assert_eq!(reader.shape("bfloat16").unwrap(), &Shape::new(DType::BF16, [5, 7]));
     let error = reader.read_into("zstd", &mut [0; 3]).unwrap_err().to_string();
-    assert_eq!(error, "tensor \"zstd\" of shape f32[5,7] has 140 bytes, not 3");
+    assert_eq!(error, "tensor \"params/zstd\" of shape f32[5,7] has 140 bytes, not 3");
 }
 
 /// A copy of the varied arrays.
