@@ -100,6 +100,17 @@ fn mha_passes() {
     passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 8);
 }
 
+/// Sums of 56 and 167 arrays, and the 9 and 32 parameters that the runs changed.
+#[test]
+fn train_states_pass() {
+    passes("checkpoint_bv", &[Check::Checkpoint], 0, 2 * (56 + 167) + 9 + 32);
+}
+
+#[test]
+fn the_vision_tower_alone_passes() {
+    passes("vit", &[Check::Vit], 0, 23 + 2 + 4);
+}
+
 /// Logits in chunks of positions, of which the last is not full.
 #[test]
 fn a_chunked_loss_passes_the_same_tolerances() {

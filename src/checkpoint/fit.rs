@@ -57,7 +57,7 @@ fn resample(view: &mut View, spec: &ParamSpec, shape: &Shape, grid: [usize; 2]) 
     }
     let made = spec.shape.with_dtype(DType::F32);
     view.replace(&spec.name, made, move |array, out| {
-        out.copy_from_slice(posemb::resample(&array, from, to, width).bytes());
+        out.copy_from_slice(posemb::resample(&array, from, to).bytes());
         Ok(())
     });
     let note = format!("interpolated from a grid of {from}x{from} to {to}x{to}");

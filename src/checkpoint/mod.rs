@@ -46,6 +46,7 @@ pub use adapt::{Cast, Overlay, Select};
 pub use error::Error;
 pub use fit::{Fitted, fit};
 pub use open::{State, open, open_as_is, open_state, open_tower};
+pub(crate) use posemb::resample as resample_posemb;
 pub use reader::Reader;
 pub use report::{Loaded, Mismatch, Report, Unmatched, compare, load_param, load_params};
 pub use saver::AsyncSaver;

@@ -3,7 +3,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, decode, forward, image, loss, train};
+use super::{Error, Row, checkpoint, decode, forward, image, loss, train, vit};
+use crate::runtime::Client;
 
 /// One thing that a recording holds and that can be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub enum Check {
 pub(super) enum Replay {
     /// With a model on a device.
     Model(fn(&Session) -> Result<Vec<Row>, Error>),
+    /// On a device, from the recording's folder.
+    Device(fn(&Client, &Path) -> Result<Vec<Row>, Error>),
     /// From the recording's folder alone.
     Folder(fn(&Path) -> Result<Vec<Row>, Error>),
 }
@@ -82,7 +85,7 @@ impl Check {
             Check::Adafactor => &["adafactor.json"],
             Check::Decode | Check::Beam => &[decode::FILE],
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
-            Check::Vit => &["vit.json"],
+            Check::Vit => &[vit::FILE],
             Check::Image => &[image::FILE],
         }
     }
@@ -97,7 +100,9 @@ impl Check {
             Check::Adam => train::adam,
             Check::Decode => decode::greedy,
             Check::Image => return Some(Replay::Folder(image::images)),
-            Check::Adafactor | Check::Beam | Check::Checkpoint | Check::Vit => return None,
+            Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
+            Check::Vit => return Some(Replay::Device(vit::vit)),
+            Check::Adafactor | Check::Beam => return None,
         }))
     }
 }

@@ -9,6 +9,7 @@
 //! replay.
 
 mod check;
+mod checkpoint;
 mod compare;
 mod decode;
 mod error;
@@ -20,6 +21,7 @@ mod recording;
 mod report;
 mod tolerance;
 mod train;
+mod vit;
 
 use std::path::Path;
 
@@ -88,6 +90,7 @@ fn replay_case<'a>(
         tracing::info!(case = case.name(), check = check.name(), "replaying");
         let rows = match replay {
             Replay::Folder(rows) => rows(case.dir())?,
+            Replay::Device(rows) => rows(client()?, case.dir())?,
             Replay::Model(rows) => rows(match &mut session {
                 Some(session) => session,
                 None => session.insert(Session::new(client()?, Recording::open(case)?, options)?),
