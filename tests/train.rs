@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use paligemma::checkpoint::{Reader, Store};
+use paligemma::checkpoint::{Reader, Store, open, open_as_is};
 use paligemma::config::Config;
 use paligemma::report::metrics::{Row, read_metrics};
 use rand::{RngExt, SeedableRng};
@@ -26,11 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// A folder with drawn pictures, their rows and a tokenizer, in which runs take place.
 struct Lab {
     folder: TempDir,
+    tokens: usize,
 }
 
 impl Lab {
     fn new() -> Self {
-        let lab = Lab { folder: tempfile::tempdir().unwrap() };
+        Lab::with_tokens(320)
+    }
+
+    /// With a tokenizer of at most so many tokens.
+    fn with_tokens(tokens: usize) -> Self {
+        let lab = Lab { folder: tempfile::tempdir().unwrap(), tokens };
         lab.draw(12);
         lab
     }
@@ -46,7 +52,8 @@ impl Lab {
             "data", "synth", "scenes", "--out", "data", "--size", "48", "--force", "--splits", &splits,
         ]);
         let rows = ["data/caption_train.jsonl", "data/caption_val.jsonl"];
-        let to = ["--out", "data/tokenizer.model", "--vocab-size", "320"];
+        let tokens = self.tokens.to_string();
+        let to = ["--out", "data/tokenizer.model", "--vocab-size", &tokens];
         self.done(&[&["data", "tokenizer"], rows.as_slice(), &to].concat());
     }
 
@@ -66,6 +73,16 @@ impl Lab {
         let mut command = self.command(&["train", config.to_str().unwrap(), "--workdir", workdir]);
         command.args(args);
         command
+    }
+
+    /// As [`train`](Self::train), of the recorded model `gemma1`.
+    fn train_recorded(&self, workdir: &str, args: &[&str], code: i32) -> String {
+        let config = recorded("../configs/recorded.yaml");
+        let config = config.to_str().unwrap();
+        said(
+            &self.command(&[&["train", config, "--workdir", workdir], args].concat()).output().unwrap(),
+            code,
+        )
     }
 
     /// Trains, which must end with `code`, and gives what was said.
@@ -96,6 +113,15 @@ impl Lab {
     fn step(&self, workdir: &str) -> u64 {
         self.metrics(workdir).last().map_or(0, |row| row.step)
     }
+}
+
+/// A file of the recordings.
+fn recorded(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model").join(name)
+}
+
+fn set(key: &str, path: &Path) -> String {
+    format!("{key}={}", path.display())
 }
 
 fn said(output: &Output, code: i32) -> String {
@@ -428,4 +454,107 @@ fn a_picture_that_is_damaged_names_file_and_row_and_can_be_skipped() {
     let stderr = lab.trained("run", &["--set", "input.skip_errors=true"], 0);
     assert!(stderr.contains("skipped a row") && stderr.contains("caption_train.jsonl:5"), "{stderr}");
     assert_eq!(lab.state("run").0, 12);
+}
+
+#[test]
+fn a_run_of_big_vision_goes_on_with_its_parameters_moments_and_step() {
+    let lab = Lab::with_tokens(290);
+    let resume = set("resume", &recorded("checkpoint_bv/adam/checkpoint.bv"));
+    // It is of the last step: what there is to do is to save it.
+    let stderr = lab.train_recorded("same", &["--set", &resume], 0);
+    assert!(stderr.contains("resuming from ") && stderr.contains("checkpoint.bv-000000006"), "{stderr}");
+    let (step, tensors) = lab.state("same");
+    assert_eq!(step, 6);
+    let theirs = open_as_is(recorded("checkpoint_bv/adam")).unwrap();
+    let mut moments = 0;
+    for (name, bytes) in &tensors {
+        let source = match name.strip_prefix("opt/").map(|name| name.split_once('/').unwrap_or((name, ""))) {
+            None => name.clone(),
+            Some(("count", _)) => "opt/1/0/0".to_owned(),
+            Some(("mu", param)) => format!("opt/1/0/1/{param}"),
+            Some((moment, param)) => {
+                assert_eq!(moment, "nu");
+                format!("opt/1/0/2/{param}")
+            }
+        };
+        moments += usize::from(source.starts_with("opt/"));
+        assert_eq!(*bytes, theirs.read(&source).unwrap().bytes(), "{name}");
+    }
+    assert_eq!((tensors.len(), moments), (32 + 19, 19));
+
+    lab.train_recorded("longer", &["--set", &resume, "--arg", "steps=8"], 0);
+    let (step, tensors) = lab.state("longer");
+    assert_eq!((step, &tensors["opt/count"][..]), (8, &[8u8, 0, 0, 0][..]));
+    let steps = |workdir: &str| {
+        let rows = lab.metrics(workdir).into_iter().filter(|row| has(row, "training_loss"));
+        rows.map(|row| row.step).collect::<Vec<_>>()
+    };
+    assert_eq!(steps("longer"), [7, 8]);
+    // A run that has begun goes on by itself.
+    let nowhere = set("resume", &lab.path("nowhere"));
+    let stderr = lab.train_recorded("longer", &["--set", &nowhere, "--arg", "steps=9"], 0);
+    assert!(stderr.contains("longer/checkpoint-000000008"), "{stderr}");
+    assert_eq!(steps("longer"), [7, 8, 9]);
+
+    let adafactor = set("resume", &recorded("checkpoint_bv/adafactor"));
+    let stderr = lab.train_recorded("other", &["--set", &adafactor], 2);
+    assert!(
+        stderr.contains("its optimizer is big_vision.scale_by_adafactor, the config has another"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("opt/1/0/0 is missing"), "{stderr}");
+}
+
+#[test]
+fn a_run_can_go_on_from_a_checkpoint_of_another() {
+    let lab = Lab::new();
+    lab.trained("first", &["--set", "keep_ckpt_steps=6"], 0);
+    let resume = set("resume", &lab.path("first/checkpoint-000000006"));
+    let stderr = lab.trained("second", &["--set", &resume], 0);
+    assert!(stderr.contains("first/checkpoint-000000006"), "{stderr}");
+    assert_same_state(lab.state("second"), lab.state("first"));
+    let steps: Vec<u64> =
+        lab.metrics("second").iter().filter(|row| has(row, "training_loss")).map(|row| row.step).collect();
+    assert_eq!(steps, (7..=12).collect::<Vec<_>>());
+}
+
+#[test]
+fn towers_start_from_checkpoints_of_their_own_in_other_sizes() {
+    let lab = Lab::with_tokens(290);
+    let params = recorded("gemma1/params.npz");
+    let (img, llm) = (format!("model_init.img={}:img", params.display()), set("model_init.llm", &params));
+    let args = ["--set", &img, "--set", &llm, "--set", "lr=0", "--set", "wd=0", "--arg", "steps=1"];
+    let head = "model_load.img_load_kw.dont_load=[head/.*]";
+    let sizes = ["--set", head, "--arg", "res=42", "--arg", "vocab=310"];
+    let stderr = lab.train_recorded("run", &[&args[..], &sizes].concat(), 0);
+    for expected in [
+        "provides all of 21 parameters, 2 left out on request",
+        "provides all of 9 parameters",
+        "pos_embedding interpolated from a grid of 2x2 to 3x3",
+        "embedder/input_embedding extended from 300 rows to 310",
+    ] {
+        assert!(stderr.contains(expected), "{expected} is not in {stderr}");
+    }
+    let (_, tensors) = lab.state("run");
+    let theirs = open(&params).unwrap();
+    for (name, bytes) in
+        tensors.iter().filter_map(|(name, bytes)| Some((name.strip_prefix("params/")?, bytes)))
+    {
+        let original = theirs.read(name).unwrap();
+        match name {
+            "img/pos_embedding" => {
+                assert_eq!((bytes.len(), &bytes[..128]), (9 * 32 * 4, &original.bytes()[..128]))
+            }
+            "llm/embedder/input_embedding" => {
+                assert_eq!((bytes.len(), &bytes[..300 * 160]), (310 * 160, original.bytes()));
+                assert!(bytes[300 * 160..].iter().any(|&byte| byte != 0));
+            }
+            "img/head/kernel" | "img/head/bias" => assert!(bytes.iter().all(|&byte| byte == 0), "{name}"),
+            _ => assert_eq!(bytes, original.bytes(), "{name}"),
+        }
+    }
+    // Without the other tower, it is drawn; what fits in neither size is told.
+    let shrunk = ["--set", &llm, "--arg", "vocab=299"];
+    let stderr = lab.train_recorded("shrunk", &shrunk, 1);
+    assert!(stderr.contains("embedder/input_embedding: the model has f32[299,40]"), "{stderr}");
 }

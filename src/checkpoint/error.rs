@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Report, npy};
+use super::{Report, npy, zarr};
 use crate::array::Shape;
 use crate::params::nearest_hint;
 
@@ -17,8 +17,8 @@ pub enum Error {
     },
 
     #[error(
-        "{} is not a checkpoint: {found}; expected an .npz, a .safetensors file or index, or a directory \
-         that holds one of them or a training run", .path.display()
+        "{} is not a checkpoint: {found}; expected an .npz, a .safetensors file or index, a directory of arrays \
+         (checkpoint.bv-…), or a directory that holds one of them or a training run", .path.display()
     )]
     NotACheckpoint { path: PathBuf, found: &'static str },
 
@@ -48,6 +48,26 @@ pub enum Error {
         .path.display()
     )]
     Checksum { path: PathBuf, entry: String, expected: u32, got: u32 },
+
+    #[error("array \"{name}\" of {} is not usable", .path.display())]
+    Zarr {
+        path: PathBuf,
+        name: String,
+        #[source]
+        source: zarr::Error,
+    },
+
+    #[error("{} names \"{content}\", {problem}", .path.display())]
+    BadPointer { path: PathBuf, content: String, problem: &'static str },
+
+    #[error("piece {}.part{piece} {problem}", .path.display())]
+    Pieces { path: PathBuf, piece: String, problem: &'static str },
+
+    #[error("the layers of {} are not a stack: layer {layer} of \"{name}\" {problem}", .path.display())]
+    Layers { path: PathBuf, name: String, layer: usize, problem: String },
+
+    #[error("{} is there and is no directory of arrays; write to another name or remove it", .path.display())]
+    Occupied { path: PathBuf },
 
     #[error("{} is not a complete safetensors file", .path.display())]
     Safetensors {

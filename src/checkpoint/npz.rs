@@ -1,11 +1,12 @@
 //! big_vision's `.npz` files: zip archives with one `.npy` array per parameter, as `np.savez` writes them.
 //!
 //! Stored entries (what `savez` makes) are read straight from the page cache; deflated ones
-//! (`savez_compressed`) are unpacked on the way. Archives and entries of more than 4 GiB (zip64) are usual.
+//! (`savez_compressed`) are unpacked on the way. Archives and entries of more than 4 GiB (zip64) are usual, and so is
+//! an archive that was cut into pieces.
 //! bfloat16, which numpy does not know, is stored as two raw bytes per element (`V2`).
 
 use std::collections::HashSet;
-use std::io::{Cursor, Read, Write};
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,16 +18,17 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::Error;
-use super::file::{Map, PendingFile};
+use super::file::PendingFile;
 use super::npy::{self, Header, fortran_to_row_major};
-use super::reader::{Reader, check_size};
+use super::pieces::{Cursor, Pieces};
+use super::reader::{Reader, check_size, within};
 use crate::array::{HostArray, Shape};
 
 /// An open `.npz`, with its names as they are in the file (see [`open`](super::open) for prefixes).
 pub struct Npz {
     path: PathBuf,
-    map: Map,
-    archive: ZipArchive<Cursor<Map>>,
+    pieces: Pieces,
+    archive: ZipArchive<Cursor>,
     entries: IndexMap<String, Entry>,
 }
 
@@ -48,8 +50,13 @@ impl Npz {
     /// # Errors
     /// When the archive is truncated, or any entry is not an array that this program can hold.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let map = Map::open(path)?;
-        let mut archive = ZipArchive::new(Cursor::new(map.clone())).map_err(zip_error(path))?;
+        Npz::open_pieces(path, &[path.to_owned()])
+    }
+
+    /// Opens the files that an archive was cut into, in their order; `path` stands for them in messages.
+    pub(crate) fn open_pieces(path: &Path, files: &[PathBuf]) -> Result<Self, Error> {
+        let pieces = Pieces::open(files)?;
+        let mut archive = ZipArchive::new(Cursor::new(pieces.clone())).map_err(zip_error(path))?;
         if archive.has_duplicate_names() {
             return Err(Error::DuplicateEntries { path: path.to_owned() });
         }
@@ -59,10 +66,10 @@ impl Npz {
             let entry_name = file.name().map_err(zip_error(path))?.into_owned();
             let npy_error = |source| Error::Npy { path: path.to_owned(), entry: entry_name.clone(), source };
             let name = entry_name.strip_suffix(".npy").ok_or_else(|| npy_error(npy::Error::Name))?;
-            let entry = Entry::open(index, file, map.as_ref().len()).map_err(npy_error)?;
+            let entry = Entry::open(index, file, pieces.len()).map_err(npy_error)?;
             entries.insert(name.to_owned(), entry);
         }
-        Ok(Npz { path: path.to_owned(), map, archive, entries })
+        Ok(Npz { path: path.to_owned(), pieces, archive, entries })
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, Error> {
@@ -70,16 +77,29 @@ impl Npz {
         Ok(&self.entries[name])
     }
 
-    /// The data of a stored entry, after the checksum over header and data.
-    fn stored(&self, name: &str, entry: &Entry) -> Result<Option<&[u8]>, Error> {
-        let Some(range) = &entry.stored else { return Ok(None) };
-        let bytes = &self.map.as_ref()[range.clone()];
-        let got = *entry.checked.get_or_init(|| crc32fast::hash(bytes));
+    /// Where the data of a stored entry lie, after the checksum over header and data.
+    fn stored(&self, name: &str, entry: &Entry) -> Result<Option<Range<usize>>, Error> {
+        let Some(range) = entry.stored.clone() else { return Ok(None) };
+        let got = *entry.checked.get_or_init(|| self.checksum(&range));
         if got != entry.crc {
             let (path, entry_name) = (self.path.clone(), format!("{name}.npy"));
             return Err(Error::Checksum { path, entry: entry_name, expected: entry.crc, got });
         }
-        Ok(Some(&bytes[entry.header.len..]))
+        Ok(Some(range.start + entry.header.len..range.end))
+    }
+
+    /// Of gigabytes, in pieces that leave memory as soon as they have been counted in.
+    fn checksum(&self, range: &Range<usize>) -> u32 {
+        const PIECE: usize = 32 << 20;
+        let mut hasher = crc32fast::Hasher::new();
+        for start in range.clone().step_by(PIECE) {
+            let piece = start..range.end.min(start + PIECE);
+            self.pieces.slices(piece.clone()).for_each(|slice| hasher.update(slice));
+            if range.len() > PIECE {
+                self.pieces.release(piece);
+            }
+        }
+        hasher.finalize()
     }
 
     fn inflate_into(&self, name: &str, entry: &Entry, out: &mut [u8]) -> Result<(), Error> {
@@ -146,27 +166,34 @@ impl Reader for Npz {
         let entry = self.entry(name)?;
         let (shape, fortran_order) = (&entry.header.shape, entry.header.fortran_order);
         check_size(name, shape, out)?;
-        match self.stored(name, entry)? {
-            Some(data) if fortran_order => fortran_to_row_major(shape, data, out),
-            Some(data) => out.copy_from_slice(data),
-            None if fortran_order => {
-                let mut data = vec![0; out.len()];
-                self.inflate_into(name, entry, &mut data)?;
-                fortran_to_row_major(shape, &data, out);
+        let read = |out: &mut [u8]| {
+            match self.stored(name, entry)? {
+                Some(range) => self.pieces.copy(range, out),
+                None => self.inflate_into(name, entry, out)?,
             }
-            None => self.inflate_into(name, entry, out)?,
+            Ok(())
+        };
+        if !fortran_order {
+            return read(out);
         }
+        let mut data = vec![0; out.len()];
+        read(&mut data)?;
+        fortran_to_row_major(shape, &data, out);
         Ok(())
     }
 
     fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
         let entry = self.entry(name)?;
-        if entry.header.fortran_order { Ok(None) } else { self.stored(name, entry) }
+        if entry.header.fortran_order {
+            return Ok(None);
+        }
+        Ok(self.stored(name, entry)?.and_then(|range| self.pieces.slice(range)))
     }
 
-    fn release(&self, name: &str) {
-        if let Some(range) = self.entries.get(name).and_then(|entry| entry.stored.clone()) {
-            self.map.release(range);
+    fn release_range(&self, name: &str, range: Range<usize>) {
+        let Some(entry) = self.entries.get(name) else { return };
+        if let Some(stored) = &entry.stored {
+            self.pieces.release(within(&(stored.start + entry.header.len..stored.end), range));
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::Error;
 use super::file::{Map, PendingFile};
-use super::reader::{Reader, check_size};
+use super::reader::{Reader, check_size, within};
 use crate::array::{DType, HostArray, Shape};
 
 /// The name that Hugging Face gives to the list of shards.
@@ -158,9 +158,9 @@ impl Reader for Safetensors {
         self.bytes(name).map(Some)
     }
 
-    fn release(&self, name: &str) {
+    fn release_range(&self, name: &str, range: Range<usize>) {
         if let Some(place) = self.tensors.get(name) {
-            self.shards[place.shard].release(place.range.clone());
+            self.shards[place.shard].release(within(&place.range, range));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Error, Preprocessing};
 use crate::array::HostArray;
-use crate::checkpoint;
+use crate::checkpoint::{self, Fitted};
 use crate::config::Loaded;
 use crate::model::PaliGemmaConfig;
 use crate::params::{ParamSpec, ParamSpecs, Patterns};
@@ -42,13 +42,16 @@ impl LoadedModel {
         let preprocessing = preprocessing(&config, loaded)?;
         let tokenizer = setup::tokenizer(loaded)?;
         let tokenizer = with_locations(tokenizer, config.llm.vocab_size)?;
-        let reader = checkpoint::open(checkpoint)?;
+        let all = config.params()?;
+        let grid = config.img.grid(config.image_size);
+        let Fitted { reader, notes } = checkpoint::fit(checkpoint::open(checkpoint)?, &all, grid, None);
+        notes.iter().for_each(|(name, how)| tracing::info!("{name} {how}"));
         let as_stored = |spec: &ParamSpec| {
             let stored = reader.find(&spec.name).map(|shape| shape.dtype()).filter(|dtype| dtype.is_float());
             let dtype = stored.unwrap_or(spec.shape.dtype());
             ParamSpec { shape: spec.shape.with_dtype(dtype), ..spec.clone() }
         };
-        let specs = ParamSpecs::new(config.params()?.iter().map(as_stored).collect::<Vec<_>>())?;
+        let specs = ParamSpecs::new(all.iter().map(as_stored).collect::<Vec<_>>())?;
         let found = checkpoint::load_params(&specs, reader.as_ref(), &Patterns::new::<&str>([])?)?;
         let names = specs.names().map(str::to_owned);
         let params = names.zip(found.values.into_iter().flatten()).collect();

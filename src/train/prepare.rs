@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 
+use super::resume::Elsewhere;
 use super::state::TrainState;
 use super::step::{StepBatch, TrainStep};
 use super::{Error, Request};
@@ -42,6 +43,8 @@ pub(super) struct Prepared {
     pub frozen: Option<Frozen>,
     /// Where the run stands.
     pub progress: Progress,
+    /// Whether the workdir has a checkpoint of where it stands.
+    pub is_saved: bool,
     pub horizon: Horizon,
     pub total_steps: u64,
     pub batch_size: u64,
@@ -94,15 +97,24 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
 
     let store = Arc::new(Store::open(request.workdir)?);
     let resumed = store.load_latest()?.map(|latest| latest.checkpoint);
-    let progress = Progress::of(resumed.as_ref(), loaded, &source)?;
+    // A run that has begun goes on by itself.
+    let elsewhere = match config.resume.as_ref().filter(|_| resumed.is_none()) {
+        Some(path) => Some(Elsewhere::open(path.as_path(), &specs, &optimizer, batch_size)?),
+        None => None,
+    };
+    let progress = match &elsewhere {
+        Some(elsewhere) => elsewhere.progress,
+        None => Progress::of(resumed.as_ref(), loaded, &source)?,
+    };
     let is_over =
         progress.step > total_steps || progress.step == total_steps && is_finished(request, total_steps)?;
-    if resumed.is_some() && is_over {
-        let workdir = request.workdir.to_owned();
-        return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
-    }
-    if let Some(checkpoint) = &resumed {
-        console.line(&format!("resuming from {}", checkpoint.path().display()));
+    let origin = elsewhere.as_ref().map(Elsewhere::path).or(resumed.as_ref().map(Reader::path));
+    if let Some(origin) = origin {
+        if is_over {
+            let workdir = if elsewhere.is_some() { origin } else { request.workdir }.to_owned();
+            return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
+        }
+        console.line(&format!("resuming from {}", origin.display()));
     }
 
     // The loader's threads start to work while the program is compiled.
@@ -145,7 +157,10 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
 
     // Parameters are read or drawn on other threads while the program is built and compiled on this one.
     let (values, compiled) = std::thread::scope(|scope| {
-        let values = scope.spawn(|| initial_values(loaded, &specs, resumed.as_ref()));
+        let values = scope.spawn(|| match &elsewhere {
+            Some(elsewhere) => elsewhere.params(&specs),
+            None => initial_values(loaded, &specs, resumed.as_ref()),
+        });
         let compiled = (|| {
             let started = Instant::now();
             let batch = StepBatch { batch_size: input.batch_size, text_len };
@@ -168,6 +183,9 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let (step, executable, compile_secs) = compiled?;
     let values = values.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let saved = |name: &str| {
+        if let Some(elsewhere) = &elsewhere {
+            return Some(elsewhere.optimizer_state(name));
+        }
         // A checkpoint without it is one of another optimizer, and reading says what it has.
         let checkpoint = resumed.as_ref()?;
         Some(checkpoint.read(&format!("opt/{name}")))
@@ -190,6 +208,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         store,
         frozen: Some(frozen),
         progress,
+        is_saved: resumed.is_some(),
         horizon,
         total_steps,
         batch_size,
@@ -202,7 +221,7 @@ fn frozen_part(loaded: &Loaded, state: &TrainState, resumed: Option<&Checkpoint>
     let mut frozen = Frozen::new(Box::new(state.frozen()));
     if !loaded.config.ckpt_frozen {
         frozen = frozen.left_to(match resumed.map(Checkpoint::base).unwrap_or_default() {
-            [] => setup::init_files(&loaded.config)?,
+            [] => setup::init_files(loaded)?,
             base => base.to_vec(),
         });
     }
@@ -218,10 +237,6 @@ fn check_supported(loaded: &Loaded) -> Result<(), Error> {
     if config.grad_accum_steps != 1 {
         let message = format!("grad_accum_steps is {}, only 1 is supported yet", config.grad_accum_steps);
         return Err(loaded.error_at("grad_accum_steps", message).into());
-    }
-    if config.resume.is_some() {
-        let message = "resume is not supported yet: a run goes on from its own workdir";
-        return Err(loaded.error_at("resume", message).into());
     }
     Ok(())
 }

@@ -137,6 +137,7 @@ impl<'a> Run<'a> {
         let mut timing = Timing::new(request.process_start);
         timing.compile_secs = prepared.compile_secs;
         let state = prepared.take_state();
+        let saved_step = prepared.is_saved.then_some(done);
         Ok(Run {
             request,
             saver: AsyncSaver::new(prepared.store.clone(), prepared.frozen.take()),
@@ -152,7 +153,7 @@ impl<'a> Run<'a> {
             ckpt_stall: None,
             latest: Vec::new(),
             step: done,
-            saved_step: (done > 0).then_some(done),
+            saved_step,
             first_step_at: now,
             pace: Pace { since: now, step: done, waited: Duration::ZERO },
             timing,

@@ -59,7 +59,11 @@ impl TrainState {
         let mut moments = Vec::new();
         for array in optimizer.state() {
             let value = match saved(&array.name) {
-                Some(value) => value?,
+                // The type of moments is a setting that may have changed.
+                Some(value) => value.map(|value| match value.dtype() == array.shape.dtype() {
+                    true => value,
+                    false => value.cast(array.shape.dtype()),
+                })?,
                 None => HostArray::zeros(array.shape),
             };
             moments.push(client.upload_owned(value, device)?);

@@ -1,8 +1,10 @@
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, decode, forward, loss, train};
+use super::{Error, Row, checkpoint, decode, forward, image, loss, train, vit};
+use crate::runtime::Client;
 
 /// One thing that a recording holds and that can be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,13 +29,22 @@ pub enum Check {
     Checkpoint,
     /// Checkpoints and position embeddings of a ViT.
     Vit,
+    /// Decoding, resizing and all else that is done to images before a model sees them.
+    Image,
 }
 
 /// Compares everything that one check of a recording holds.
-pub(super) type Rows = fn(&Session) -> Result<Vec<Row>, Error>;
+pub(super) enum Replay {
+    /// With a model on a device.
+    Model(fn(&Session) -> Result<Vec<Row>, Error>),
+    /// On a device, from the recording's folder.
+    Device(fn(&Client, &Path) -> Result<Vec<Row>, Error>),
+    /// From the recording's folder alone.
+    Folder(fn(&Path) -> Result<Vec<Row>, Error>),
+}
 
 impl Check {
-    pub const ALL: [Check; 10] = [
+    pub const ALL: [Check; 11] = [
         Check::Forward,
         Check::Loss,
         Check::Grads,
@@ -44,6 +55,7 @@ impl Check {
         Check::Beam,
         Check::Checkpoint,
         Check::Vit,
+        Check::Image,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -58,6 +70,7 @@ impl Check {
             Check::Beam => "beam",
             Check::Checkpoint => "checkpoint",
             Check::Vit => "vit",
+            Check::Image => "image",
         }
     }
 
@@ -72,21 +85,25 @@ impl Check {
             Check::Adafactor => &["adafactor.json"],
             Check::Decode | Check::Beam => &[decode::FILE],
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
-            Check::Vit => &["vit.json"],
+            Check::Vit => &[vit::FILE],
+            Check::Image => &[image::FILE],
         }
     }
 
     /// How to replay it; `None` for what this program cannot.
-    pub(super) fn rows(self) -> Option<Rows> {
-        Some(match self {
+    pub(super) fn replay(self) -> Option<Replay> {
+        Some(Replay::Model(match self {
             Check::Forward => forward::forward,
             Check::Loss => loss::losses,
             Check::Grads => loss::gradients,
             Check::Sgd => train::sgd,
             Check::Adam => train::adam,
             Check::Decode => decode::greedy,
-            Check::Adafactor | Check::Beam | Check::Checkpoint | Check::Vit => return None,
-        })
+            Check::Image => return Some(Replay::Folder(image::images)),
+            Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
+            Check::Vit => return Some(Replay::Device(vit::vit)),
+            Check::Adafactor | Check::Beam => return None,
+        }))
     }
 }
 

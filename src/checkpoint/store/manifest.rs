@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -194,8 +195,8 @@ impl Reader for Checkpoint {
         if self.tensors.find(name).is_some() { self.tensors.borrow(name) } else { Ok(None) }
     }
 
-    fn release(&self, name: &str) {
-        self.tensors.release(name);
+    fn release_range(&self, name: &str, range: Range<usize>) {
+        self.tensors.release_range(name, range);
     }
 
     fn read(&self, name: &str) -> Result<HostArray, Error> {
