@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::npz::Npz;
 use super::safetensors::{INDEX_NAME, Safetensors};
-use super::store::{Checkpoint, LAST, MANIFEST, last_of};
+use super::store::{Checkpoint, LAST, MANIFEST, is_called_checkpoint, last_of};
 use super::view::View;
 use super::zarr::{self, Arrays};
 use super::{Error, Reader, gemma, layers, pieces};
@@ -129,6 +129,9 @@ fn open_whole(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     if path.is_dir() {
         return open_directory(path, depth);
     }
+    if !path.exists() && is_called_checkpoint(path) {
+        return Err(Error::NoManifest { path: path.to_owned() });
+    }
     let files = pieces::find(path)?;
     let is_cut = files.is_some();
     let files = files.unwrap_or_else(|| vec![path.to_owned()]);
@@ -163,6 +166,9 @@ fn open_directory(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     }
     if zarr::is_here(path) {
         return Ok(Box::new(Arrays::open(path)?));
+    }
+    if is_called_checkpoint(path) {
+        return Err(Error::NoManifest { path: path.to_owned() });
     }
     Err(Error::NotACheckpoint { path: path.to_owned(), found: "the directory holds none" })
 }

@@ -351,6 +351,12 @@ fn parse_name(name: &str) -> Option<(u64, &'static str)> {
     (directory_name(step, suffix) == name).then_some((step, suffix))
 }
 
+/// Whether a path is called as checkpoints are.
+pub(crate) fn is_called_checkpoint(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(parse_name).is_some_and(|(_, suffix)| suffix.is_empty())
+}
+
 fn remove_directory(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
