@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
+use super::file::directory_of;
+use super::hf;
 use super::npz::Npz;
 use super::safetensors::{INDEX_NAME, Safetensors};
 use super::store::{Checkpoint, LAST, MANIFEST, last_of};
@@ -15,6 +17,9 @@ use crate::array::Shape;
 /// `path` may be a file, a directory that holds one (`model.safetensors` or its index), a training
 /// checkpoint or the workdir of a run (its last checkpoint). As in big_vision, a colon and a name at the
 /// end select a part: `siglip.npz:img` gives the names below `img/`, without that prefix.
+///
+/// A PaliGemma as Hugging Face's transformers saves it is known by its tensors' names and given under
+/// big_vision's; a directory with a LoRA adapter of theirs gives its base model, with the adapter merged.
 ///
 /// A file that holds more than parameters is reduced to them: those below `params/`, or below
 /// `opt/target/` as old Flax checkpoints have them, without the prefix.
@@ -68,8 +73,8 @@ fn open_whole(path: &Path) -> Result<Box<dyn Reader>, Error> {
         [] => unknown("it is empty"),
         [b'P', b'K', 3 | 5, 4 | 6, ..] => Ok(Box::new(Npz::open(path)?)),
         // Eight bytes of length, then JSON.
-        [_, _, _, _, _, 0, 0, 0, b'{', ..] => Ok(Box::new(Safetensors::open(path)?)),
-        [b'{', ..] => Ok(Box::new(Safetensors::open_index(path)?)),
+        [_, _, _, _, _, 0, 0, 0, b'{', ..] => known_names(Safetensors::open(path)?),
+        [b'{', ..] => known_names(Safetensors::open_index(path)?),
         [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => unknown("it is a single numpy array (.npy)"),
         [0x80, 2..=5, ..] => unknown("it is a Python pickle"),
         _ => unknown("its first bytes are of no known format"),
@@ -85,13 +90,27 @@ fn open_directory(path: &Path) -> Result<Box<dyn Reader>, Error> {
     }
     let index = path.join(INDEX_NAME);
     if index.is_file() {
-        return Ok(Box::new(Safetensors::open_index(&index)?));
+        return known_names(Safetensors::open_index(&index)?);
     }
     let single = path.join("model.safetensors");
     if single.is_file() {
-        return Ok(Box::new(Safetensors::open(&single)?));
+        return known_names(Safetensors::open(&single)?);
+    }
+    if hf::Adapter::is_in(path) {
+        let adapter = hf::Adapter::open(path)?;
+        let base = open(adapter.base()?)?;
+        return Ok(Box::new(hf::Merged::new(base, adapter)?));
     }
     Err(Error::NotACheckpoint { path: path.to_owned(), found: "the directory holds none" })
+}
+
+/// Translates Hugging Face's names, with the help of the `config.json` beside the file.
+fn known_names(reader: Safetensors) -> Result<Box<dyn Reader>, Error> {
+    if !hf::is_hf(reader.names()) {
+        return Ok(Box::new(reader));
+    }
+    let config = hf::HfConfig::beside(directory_of(reader.path()))?;
+    Ok(Box::new(hf::Import::new(Box::new(reader), &config)?))
 }
 
 /// The tensors of another reader below a prefix, without it.
