@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Report, npy, zarr};
+use super::{Report, hf, npy, zarr};
 use crate::array::Shape;
 use crate::params::nearest_hint;
 
@@ -99,6 +99,16 @@ pub enum Error {
 
     #[error("tensor name \"{name}\" cannot be written: {problem}")]
     BadName { name: String, problem: &'static str },
+
+    #[error("{} exists already; remove it, or choose another name", .path.display())]
+    Exists { path: PathBuf },
+
+    #[error("cannot go between Hugging Face's names and big_vision's with {}", .path.display())]
+    Hf {
+        path: PathBuf,
+        #[source]
+        source: Box<hf::Problem>,
+    },
 
     #[error("{0}")]
     DoesNotFit(Box<Report>),

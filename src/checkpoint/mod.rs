@@ -7,11 +7,14 @@
 //! | big_vision's train states, `checkpoint.bv-…` | [`zarr::Arrays`] | [`zarr::Writer`] |
 //! | safetensors, one file or sharded | [`safetensors::Safetensors`] | [`safetensors::Writer`] |
 //! | this program's training checkpoints | [`store::Checkpoint`] | [`store::Store`], [`AsyncSaver`] |
+//! | directories of Hugging Face's transformers | [`hf::Import`] | [`hf::Export`], [`hf::Writer`] |
+//! | LoRA adapters of Hugging Face's PEFT, over any of these | [`hf::Merged`] | |
 //!
 //! [`open`] knows the format from the content and gives the parameters under the names of big_vision's scanned
 //! models, with layers stacked; [`open_state`] gives all that a training saved. [`fit`] changes what big_vision
-//! changes for another resolution or a larger vocabulary, and [`load_params`] matches names and shapes with what a
-//! model wants. No array is changed on the way otherwise, beyond rounding to the dtype that the model asks for.
+//! changes for another resolution or a larger vocabulary, [`load_params`] matches names and shapes with what a
+//! model wants, and [`variant`] says which PaliGemma they are. Names of other projects occur in [`hf`] only. No
+//! array is changed on the way otherwise, beyond rounding to the dtype that the model asks for.
 //!
 //! ```no_run
 //! use paligemma::checkpoint;
@@ -28,6 +31,7 @@ mod error;
 mod file;
 mod fit;
 mod gemma;
+pub mod hf;
 mod layers;
 pub mod npy;
 pub mod npz;
@@ -39,6 +43,7 @@ mod report;
 pub mod safetensors;
 mod saver;
 pub mod store;
+pub mod variant;
 mod view;
 pub mod zarr;
 

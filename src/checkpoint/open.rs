@@ -2,6 +2,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::file::directory_of;
+use super::hf;
 use super::npz::Npz;
 use super::safetensors::{INDEX_NAME, Safetensors};
 use super::store::{Checkpoint, LAST, MANIFEST, last_of};
@@ -20,6 +22,9 @@ const BIG_VISION_LAST: &str = "checkpoint.bv-LAST";
 /// into pieces, the name of any piece, `x.npz.part*`, or the name of the whole stands for all. As in big_vision, a
 /// colon and a name at the end select a part: `siglip.npz:img` gives the names below `img/`, without that prefix.
 ///
+/// A PaliGemma as Hugging Face's transformers saves it is known by its tensors' names and given under
+/// big_vision's; a directory with a LoRA adapter of theirs gives its base model, with the adapter merged.
+///
 /// A file that holds more than parameters is reduced to them: those below `params/`, or below
 /// `opt/target/` as old Flax checkpoints have them, without the prefix. Layers that are there one by one are given
 /// as stacks, and Gemma's own names as big_vision's.
@@ -28,7 +33,7 @@ const BIG_VISION_LAST: &str = "checkpoint.bv-LAST";
 /// When the file cannot be read, is of no known format, is damaged, or lacks the part, or when layers are missing.
 pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
     let (path, part) = split_part(path.as_ref());
-    let reader = layers::stack(open_whole(&path)?)?;
+    let reader = layers::stack(open_merged(&path)?)?;
     let names = reader.names();
     let root = ["params/", "opt/target/"].into_iter().find(|root| names.iter().any(|n| n.starts_with(root)));
     let root = root.unwrap_or_default();
@@ -76,7 +81,7 @@ pub fn open_state(path: &Path) -> Result<State, Error> {
     if let Some(directory) = own_checkpoint(path)? {
         return Ok(State::Own(Checkpoint::open(&directory)?));
     }
-    Ok(State::BigVision(layers::stack(open_whole(path)?)?))
+    Ok(State::BigVision(layers::stack(known_names(open_whole(path)?)?)?))
 }
 
 /// Opens a checkpoint of any format with everything that it holds, under the names that stand in it: for those
@@ -99,6 +104,17 @@ fn split_part(path: &Path) -> (PathBuf, Option<String>) {
 
 fn is_part(part: &str) -> bool {
     part.split('/').all(|word| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c == '_'))
+}
+
+/// Of an adapter, the model that it belongs to, with the adapter merged; else what is there, under names that
+/// this program knows.
+fn open_merged(path: &Path) -> Result<Box<dyn Reader>, Error> {
+    if path.is_dir() && hf::Adapter::is_in(path) {
+        let adapter = hf::Adapter::open(path)?;
+        let base = open(adapter.base()?)?;
+        return Ok(Box::new(hf::Merged::new(base, adapter)?));
+    }
+    known_names(open_whole(path)?)
 }
 
 fn open_whole(path: &Path) -> Result<Box<dyn Reader>, Error> {
@@ -152,6 +168,9 @@ fn open_directory(path: &Path) -> Result<Box<dyn Reader>, Error> {
     if single.is_file() {
         return Ok(Box::new(Safetensors::open(&single)?));
     }
+    if hf::Adapter::is_in(path) {
+        return Ok(Box::new(Safetensors::open(&hf::Adapter::weights_path(path))?));
+    }
     if zarr::is_here(path) {
         return Ok(Box::new(Arrays::open(path)?));
     }
@@ -164,6 +183,15 @@ fn own_checkpoint(path: &Path) -> Result<Option<PathBuf>, Error> {
         return Ok(Some(path.to_owned()));
     }
     if path.join(LAST).is_file() { last_of(path).map(Some) } else { Ok(None) }
+}
+
+/// Translates Hugging Face's names, with the help of the `config.json` beside the file.
+fn known_names(reader: Box<dyn Reader>) -> Result<Box<dyn Reader>, Error> {
+    if !hf::is_hf(reader.names()) {
+        return Ok(reader);
+    }
+    let config = hf::HfConfig::beside(directory_of(reader.path()))?;
+    Ok(Box::new(hf::Import::new(reader, &config)?))
 }
 
 /// Opens what `checkpoint.bv-LAST` names: it holds the end of the name, a step.
