@@ -1,5 +1,9 @@
 //! Checkpoint files: recordings of big_vision, files that numpy wrote, round trips, and damage.
 
+#[cfg(unix)]
+#[path = "support/small_disk.rs"]
+mod small_disk;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Read};
@@ -9,7 +13,7 @@ use indexmap::IndexMap;
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::checkpoint::npz::{self, Npz};
 use paligemma::checkpoint::safetensors::{self, Safetensors};
-use paligemma::checkpoint::{Error, Reader, compare, load_params, open};
+use paligemma::checkpoint::{Error, Reader, Store, compare, load_params, open};
 use paligemma::params::{Init, ParamSpec, ParamSpecs, Patterns};
 use proptest::prelude::*;
 
@@ -286,6 +290,45 @@ fn an_unfinished_file_leaves_no_trace() {
     let error = writer.finish().unwrap_err().to_string();
     assert!(error.ends_with("was finished before tensor \"v\" was written"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn on_a_full_disk_nothing_appears_and_what_was_there_stays() {
+    let Some(disk) = small_disk::SmallDisk::mount(1024) else { return };
+    let (old, new) = (HostArray::scalar(1f32), HostArray::zeros(Shape::new(DType::F32, [300, 300])));
+    let npz_path = disk.path().join("w.npz");
+    let write_npz = |array: &HostArray| {
+        let mut writer = npz::Writer::create(&npz_path)?;
+        writer.write("w", array)?;
+        writer.finish()
+    };
+    let shards_path = disk.path().join("w.safetensors");
+    let write_shard = |array: &HostArray| {
+        safetensors::write(&shards_path, &IndexMap::from([("w".into(), array.clone())]), &BTreeMap::new())
+            .map(drop)
+    };
+    let store = Store::open(&disk.path().join("run")).unwrap();
+    let save = |step: u64, array: &HostArray| {
+        store.save(step, vec![("params/w".into(), array.clone())], Default::default(), false).map(drop)
+    };
+    write_npz(&old).unwrap();
+    write_shard(&old).unwrap();
+    save(1, &old).unwrap();
+    disk.fill_up_to(100);
+    let errors =
+        [write_npz(&new), write_shard(&new), save(2, &new)].map(|result| chain(&result.unwrap_err()));
+    for (error, name) in errors.into_iter().zip(["w.npz", "w.safetensors", "checkpoint-000000002-tmp"]) {
+        assert!(error.contains(name) && error.contains("No space left on device"), "{error}");
+    }
+    assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 4);
+    assert_eq!(store.steps().unwrap(), [1]);
+    for path in [npz_path, shards_path, store.workdir().to_owned()] {
+        assert_eq!(open(path).unwrap().read("w").unwrap(), old);
+    }
+    disk.make_room();
+    save(2, &new).unwrap();
+    assert_eq!(open(store.workdir()).unwrap().read("w").unwrap(), new);
 }
 
 #[test]

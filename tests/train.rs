@@ -3,6 +3,9 @@
 
 #![cfg(unix)]
 
+#[path = "support/small_disk.rs"]
+mod small_disk;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -14,6 +17,7 @@ use paligemma::checkpoint::{Reader, Store, open, open_as_is};
 use paligemma::config::Config;
 use paligemma::report::metrics::{Row, read_metrics};
 use rand::{RngExt, SeedableRng};
+use small_disk::SmallDisk;
 use tempfile::TempDir;
 
 /// Long enough for any machine; a test that waits this long has failed.
@@ -231,12 +235,23 @@ fn dropout_is_the_same_after_an_interruption() {
 
 #[test]
 fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
-    const KILLS: usize = 6;
+    kill_and_resume(6, &[]);
+}
+
+#[test]
+fn killed_runs_with_frozen_parameters_end_where_unharmed_ones_do() {
+    kill_and_resume(3, &["--set", ATTENTION_ONLY]);
+}
+
+/// The config of a run that trains the attention of the language model and nothing else.
+const ATTENTION_ONLY: &str = "schedule=[['llm/layers/attn/.*', {decay_type: cosine}], ['.*', null]]";
+
+fn kill_and_resume(kills: usize, more: &[&str]) {
     let lab = Lab::new();
-    let args = ["--arg", "steps=120", "--set", "ckpt_steps=1"];
+    let args = [&["--arg", "steps=120", "--set", "ckpt_steps=1"], more].concat();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
     let mut killed_at = Vec::new();
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         // Steps after the one that it starts from, and then a moment within a step and its saving.
         let target = lab.step("run") + rng.random_range(1..8);
         let delay = Duration::from_micros(rng.random_range(0..80_000));
@@ -252,7 +267,8 @@ fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
     }
     println!("killed at steps {killed_at:?}");
     lab.trained("run", &args, 0);
-    lab.trained("straight", &["--arg", "steps=120", "--set", "ckpt_steps=null"], 0);
+    let straight = [&["--arg", "steps=120", "--set", "ckpt_steps=null"], more].concat();
+    lab.trained("straight", &straight, 0);
     assert_same_state(lab.state("run"), lab.state("straight"));
     let steps: Vec<u64> =
         lab.metrics("run").iter().filter(|row| has(row, "training_loss")).map(|row| row.step).collect();
@@ -261,6 +277,58 @@ fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
         fs::read_dir(lab.path("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let checkpoints = left.iter().filter(|name| name.to_string_lossy().starts_with("checkpoint-"));
     assert_eq!(checkpoints.count(), 1, "{left:?}");
+}
+
+#[test]
+fn frozen_parameters_take_room_once_or_stay_where_they_came_from() {
+    use std::os::unix::fs::MetadataExt;
+    let lab = Lab::new();
+    lab.trained("base", &[], 0);
+    let base = lab.path("base/checkpoint-000000012");
+    let init = format!("model_init={}", base.display());
+    let args = ["--set", &init, "--set", ATTENTION_ONLY, "--set", "keep_ckpt_steps=4"];
+    lab.trained("whole", &args, 0);
+    let frozen =
+        |step: u64| lab.path(&format!("whole/checkpoint-{step:09}/frozen-00001-of-00001.safetensors"));
+    let inodes = [4, 8, 12].map(|step| fs::metadata(frozen(step)).unwrap().ino());
+    assert!(inodes.iter().all(|&inode| inode == inodes[0]), "{inodes:?}");
+
+    // Stopped on its way, so that it goes on from a checkpoint that lacks most of the model.
+    let small = [&args[..], &["--set", "ckpt_frozen=false"]].concat();
+    let long = [&small[..], &["--arg", "steps=120"]].concat();
+    let mut child = lab.start("stopped", &long);
+    wait_until(&mut child, "the first steps", || lab.step("stopped") >= 6);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    said(&child.wait_with_output().unwrap(), 130);
+    lab.trained("stopped", &long, 0);
+    lab.trained("straight", &[&args[..], &["--arg", "steps=120", "--set", "ckpt_steps=null"]].concat(), 0);
+    assert_same_state(lab.state("stopped"), lab.state("straight"));
+
+    lab.trained("small", &small, 0);
+    assert_same_state(lab.state("small"), lab.state("whole"));
+    let size = |run: &str| -> u64 {
+        let files = fs::read_dir(lab.path(run).join("checkpoint-000000012")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    assert!(3 * size("small") < size("whole"), "{} of {} bytes", size("small"), size("whole"));
+    let image = fs::read_dir(lab.path("data")).unwrap().map(|entry| entry.unwrap().path());
+    let image = image.flat_map(fs::read_dir).flatten().flatten().next().unwrap().path();
+    let predict = |run: &str| {
+        let (run, image) = (lab.path(run), image.to_str().unwrap());
+        let args =
+            ["predict", "--checkpoint", run.to_str().unwrap(), "--image", image, "--prompt", "caption en"];
+        lab.command(&args).output().unwrap()
+    };
+    let (small_says, whole_says) = (predict("small"), predict("whole"));
+    said(&small_says, 0);
+    assert_eq!(small_says.stdout, whole_says.stdout);
+
+    // Without its base it says what it misses, and an older checkpoint does not stand in for it.
+    fs::rename(&base, lab.path("elsewhere")).unwrap();
+    let stderr = lab.trained("small", &[&small[..], &["--arg", "steps=16"]].concat(), 1);
+    assert!(stderr.contains("checkpoint-000000012 leaves frozen parameters to "), "{stderr}");
+    assert!(stderr.contains("put it back, or correct its path in manifest.json"), "{stderr}");
+    said(&predict("small"), 1);
 }
 
 #[test]
@@ -279,6 +347,50 @@ fn a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before_it() {
     assert_same_state(lab.state("run"), before);
     lab.trained("run", &["--arg", "steps=8"], 0);
     assert_eq!(lab.state("run").0, 8);
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before_it() {
+    let Some(disk) = SmallDisk::mount(2048) else { return };
+    let lab = Lab::new();
+    let run = disk.path().join("run");
+    let run = run.to_str().unwrap();
+    lab.trained(run, &["--arg", "steps=4"], 0);
+    let before = lab.state(run);
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(run).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let names = files();
+    // Room for measurements, not for the 168 KB of a checkpoint.
+    disk.fill_up_to(80);
+    let stderr = lab.trained(run, &["--arg", "steps=8", "--set", "report.tensorboard=false"], 1);
+    assert!(stderr.contains("checkpoint-000000006-tmp"), "{stderr}");
+    assert!(stderr.contains("No space left on device"), "{stderr}");
+    assert_eq!(files(), names);
+    assert_same_state(lab.state(run), before);
+    disk.make_room();
+    lab.trained(run, &["--arg", "steps=8"], 0);
+    assert_eq!(lab.state(run).0, 8);
+}
+
+#[test]
+fn initial_parameters_of_another_model_are_the_configs_mistake_and_damaged_ones_are_not() {
+    let lab = Lab::new();
+    lab.trained("base", &[], 0);
+    let from = |path: &str, code: i32| lab.trained("run", &["--set", &format!("model_init={path}")], code);
+    fs::write(lab.path("page.npz"), "<html>not found</html>").unwrap();
+    assert!(from("page.npz", 2).contains("page.npz is not a checkpoint"));
+    let said = lab.trained("run", &["--set", "model_init=base", "--arg", "vocab=330"], 2);
+    assert!(said.contains("does not fit the model") && said.contains("input_embedding"), "{said}");
+    let state = lab.path("base/checkpoint-000000012/state-00001-of-00001.safetensors");
+    let bytes = fs::read(&state).unwrap();
+    fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(from("base", 1).contains("state-00001-of-00001.safetensors is truncated or overwritten"));
+    fs::remove_file(lab.path("base/checkpoint-000000012/manifest.json")).unwrap();
+    assert!(from("base", 1).contains("has no manifest.json"));
+    assert!(!lab.path("run/LAST").exists());
 }
 
 #[test]

@@ -147,11 +147,47 @@ pub enum Error {
     )]
     NoneIntact { workdir: PathBuf, damaged: Vec<(PathBuf, Error)> },
 
+    #[error(
+        "{} leaves frozen parameters to {}, which cannot be read; put it back, or correct its path in \
+         manifest.json", .path.display(), .base.display()
+    )]
+    BaseUnreadable {
+        path: PathBuf,
+        base: PathBuf,
+        #[source]
+        source: Box<Error>,
+    },
+
+    #[error(
+        "{} leaves parameter \"{name}\" to {}, which no longer has it as it was; put the original back",
+        .path.display(), .base.display()
+    )]
+    BaseChanged { path: PathBuf, base: PathBuf, name: String },
+
+    #[error(
+        "{} leaves frozen parameters to a chain of more than {max} checkpoints, or to itself",
+        .path.display()
+    )]
+    BaseTooDeep { path: PathBuf, max: usize },
+
+    #[error("the state of the training cannot be copied from the device")]
+    State(#[source] Box<dyn std::error::Error + Send + Sync>),
+
     #[error("the thread that was saving a checkpoint panicked: {message}")]
     SaverPanicked { message: String },
 }
 
 impl Error {
+    /// Whether a checkpoint is whole, but not what it leaves parameters to.
+    pub fn is_of_base(&self) -> bool {
+        matches!(self, Error::BaseUnreadable { .. } | Error::BaseChanged { .. } | Error::BaseTooDeep { .. })
+    }
+
+    /// Whether what was named is another thing than was wanted, rather than damaged or out of reach.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::NotACheckpoint { .. } | Error::UnknownPart { .. } | Error::DoesNotFit(_))
+    }
+
     /// For `map_err`: `cannot ACTION PATH`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_owned();

@@ -32,8 +32,28 @@ const BIG_VISION_LAST: &str = "checkpoint.bv-LAST";
 /// # Errors
 /// When the file cannot be read, is of no known format, is damaged, or lacks the part, or when layers are missing.
 pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
-    let (path, part) = split_part(path.as_ref());
-    let reader = layers::stack(open_merged(&path)?)?;
+    open_nested(path.as_ref(), 0)
+}
+
+/// The same checkpoint by a path that stays right: absolute, and that of the last checkpoint where a run's
+/// workdir stands for it.
+///
+/// # Errors
+/// When the workdir's `LAST` names no checkpoint, or there is no current directory.
+pub fn locate(path: impl AsRef<Path>) -> Result<PathBuf, Error> {
+    let (mut path, part) = split_part(path.as_ref());
+    if !path.join(MANIFEST).is_file() && path.join(LAST).is_file() {
+        path = last_of(&path)?;
+    }
+    let mut located = std::path::absolute(&path).map_err(Error::io("locate", &path))?.into_os_string();
+    part.iter().for_each(|part| located.push(format!(":{part}")));
+    Ok(located.into())
+}
+
+/// As [`open`], for what lies below `depth` other checkpoints.
+pub(super) fn open_nested(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
+    let (path, part) = split_part(path);
+    let reader = layers::stack(open_merged(&path, depth)?)?;
     let names = reader.names();
     let root = ["params/", "opt/target/"].into_iter().find(|root| names.iter().any(|n| n.starts_with(root)));
     let root = root.unwrap_or_default();
@@ -81,7 +101,7 @@ pub fn open_state(path: &Path) -> Result<State, Error> {
     if let Some(directory) = own_checkpoint(path)? {
         return Ok(State::Own(Checkpoint::open(&directory)?));
     }
-    Ok(State::BigVision(layers::stack(known_names(open_whole(path)?)?)?))
+    Ok(State::BigVision(layers::stack(known_names(open_whole(path, 0)?)?)?))
 }
 
 /// Opens a checkpoint of any format with everything that it holds, under the names that stand in it: for those
@@ -90,7 +110,7 @@ pub fn open_state(path: &Path) -> Result<State, Error> {
 /// # Errors
 /// When the file cannot be read, is of no known format, or is damaged.
 pub fn open_as_is(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
-    open_whole(path.as_ref())
+    open_whole(path.as_ref(), 0)
 }
 
 /// `FILE:part` to its two sides; a colon that belongs to an existing file's name stays there.
@@ -108,18 +128,18 @@ fn is_part(part: &str) -> bool {
 
 /// Of an adapter, the model that it belongs to, with the adapter merged; else what is there, under names that
 /// this program knows.
-fn open_merged(path: &Path) -> Result<Box<dyn Reader>, Error> {
+fn open_merged(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     if path.is_dir() && hf::Adapter::is_in(path) {
         let adapter = hf::Adapter::open(path)?;
-        let base = open(adapter.base()?)?;
+        let base = open_nested(&adapter.base()?, depth + 1)?;
         return Ok(Box::new(hf::Merged::new(base, adapter)?));
     }
-    known_names(open_whole(path)?)
+    known_names(open_whole(path, depth)?)
 }
 
-fn open_whole(path: &Path) -> Result<Box<dyn Reader>, Error> {
+fn open_whole(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     if path.is_dir() {
-        return open_directory(path);
+        return open_directory(path, depth);
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if name.ends_with("-LAST") && path.is_file() {
@@ -152,9 +172,9 @@ fn open_whole(path: &Path) -> Result<Box<dyn Reader>, Error> {
     }
 }
 
-fn open_directory(path: &Path) -> Result<Box<dyn Reader>, Error> {
+fn open_directory(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     if let Some(directory) = own_checkpoint(path)? {
-        return Ok(Box::new(Checkpoint::open(&directory)?));
+        return Ok(Box::new(Checkpoint::open_nested(&directory, depth)?));
     }
     let pointer = path.join(BIG_VISION_LAST);
     if pointer.is_file() {

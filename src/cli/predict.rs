@@ -95,6 +95,7 @@ impl Error {
         match self {
             Error::NoConfig { .. } => true,
             Error::Predict(predict::Error::Setup(error)) => is_config(error),
+            Error::Predict(predict::Error::Checkpoint(error)) => error.is_usage(),
             _ => false,
         }
     }

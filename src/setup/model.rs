@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Error;
 use crate::array::{DType, HostArray};
-use crate::checkpoint::{self, Fitted, Reader};
+use crate::checkpoint::{self, BaseFile, Fitted, Reader};
 use crate::config::{self, Loaded};
 use crate::graph::RematPolicy;
 use crate::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
@@ -178,6 +178,25 @@ pub fn param_dtypes(
         ParamSpec { shape: spec.shape.with_dtype(dtype), ..spec.clone() }
     };
     Ok(ParamSpecs::new(specs.iter().map(kept).collect::<Vec<_>>())?)
+}
+
+/// The checkpoints that [`initial_params`] reads, for a training checkpoint to refer to.
+///
+/// # Errors
+/// When a workdir among them holds no checkpoint.
+pub fn init_files(loaded: &Loaded) -> Result<Vec<BaseFile>, Error> {
+    let files = match &loaded.config.model_init {
+        None => vec![],
+        Some(config::ModelInit::Whole(path)) => vec![("", path)],
+        Some(config::ModelInit::Towers { img, llm }) => {
+            let towers = [("img/", img), ("llm/", llm)];
+            towers.into_iter().filter_map(|(prefix, path)| Some((prefix, path.as_ref()?))).collect()
+        }
+    };
+    let file = |(prefix, path): (&str, &String)| {
+        Ok(BaseFile { path: checkpoint::locate(published(loaded, path)?)?, prefix: prefix.to_owned() })
+    };
+    files.into_iter().map(file).collect()
 }
 
 /// The first values of all parameters, in the order and types of `specs`: from `model_init`, or drawn.

@@ -13,7 +13,7 @@ mod step;
 mod timing;
 
 pub use run::{Ended, Request, train};
-pub use state::TrainState;
+pub use state::{FrozenOnDevice, StateCopy, TrainState};
 pub use step::{METRICS, StepBatch, StepInputs, TrainStep};
 
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use super::state::TrainState;
 use super::step::{StepBatch, TrainStep};
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
-use crate::checkpoint::{Checkpoint, Reader, Store};
+use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
 use crate::config::{Horizon, InputData, Loaded, Reduction};
 use crate::data::{Batch, Loader, LoaderOptions, Remainder, Source};
 use crate::exec;
@@ -39,6 +39,8 @@ pub(super) struct Prepared {
     first_batch: Option<Batch>,
     pub env: Env,
     pub store: Arc<Store>,
+    /// What checkpoints hold besides the changing state; until the saver takes it.
+    pub frozen: Option<Frozen>,
     /// Where the run stands.
     pub progress: Progress,
     /// Whether the workdir has a checkpoint of where it stands.
@@ -189,6 +191,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         Some(checkpoint.read(&format!("opt/{name}")))
     };
     let state = TrainState::new(&device, &specs, values, &optimizer, saved)?;
+    let frozen = frozen_part(loaded, &state, resumed.as_ref())?;
     Ok(Prepared {
         model,
         specs,
@@ -203,12 +206,28 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         first_batch: Some(first_batch),
         env,
         store,
+        frozen: Some(frozen),
         progress,
         is_saved: resumed.is_some(),
         horizon,
         total_steps,
         batch_size,
         data_size,
+    })
+}
+
+/// What every checkpoint of the run holds, or leaves to those that its parameters came from.
+fn frozen_part(loaded: &Loaded, state: &TrainState, resumed: Option<&Checkpoint>) -> Result<Frozen, Error> {
+    let mut frozen = Frozen::new(Box::new(state.frozen()));
+    if !loaded.config.ckpt_frozen {
+        frozen = frozen.left_to(match resumed.map(Checkpoint::base).unwrap_or_default() {
+            [] => setup::init_files(loaded)?,
+            base => base.to_vec(),
+        });
+    }
+    Ok(match resumed {
+        Some(checkpoint) => frozen.resumed_from(checkpoint),
+        None => frozen,
     })
 }
 
