@@ -48,6 +48,13 @@ impl View {
         View { reader, tensors }
     }
 
+    /// The tensors whose names are `wanted`.
+    pub fn select(reader: Box<dyn Reader>, wanted: impl Fn(&str) -> bool) -> Self {
+        let names = reader.names().into_iter().filter(|name| wanted(name)).map(str::to_owned);
+        let tensors = names.map(|name| (name.clone(), Tensor::Same(name))).collect();
+        View { reader, tensors }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
