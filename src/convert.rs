@@ -125,6 +125,15 @@ pub enum Error {
     UnknownTarget { path: PathBuf },
     #[error("nothing is selected: no parameter of {} is called like that, they are called like \"{example}\"", path.display())]
     NothingSelected { path: PathBuf, example: String },
+    #[error(
+        "a Hugging Face directory holds a whole model, and {} lacks parts of it; --base CKPT says where they come from",
+        path.display()
+    )]
+    Incomplete {
+        path: PathBuf,
+        #[source]
+        source: checkpoint::Error,
+    },
     #[error("interrupted; nothing was written")]
     Interrupted,
 }
@@ -132,10 +141,9 @@ pub enum Error {
 impl Error {
     /// Whether arguments are wrong, rather than files.
     pub fn is_usage(&self) -> bool {
-        use checkpoint::Error::{Exists, UnknownPart};
         match self {
-            Error::Checkpoint(error) => matches!(error, Exists { .. } | UnknownPart { .. }),
-            Error::UnknownTarget { .. } | Error::NothingSelected { .. } => true,
+            Error::Checkpoint(error) => error.is_usage(),
+            Error::UnknownTarget { .. } | Error::NothingSelected { .. } | Error::Incomplete { .. } => true,
             Error::Params(_) | Error::Interrupted => false,
         }
     }
@@ -206,7 +214,13 @@ impl Plan {
         }
         let mut files = Vec::new();
         if format == Format::Hf {
-            let export = hf::Export::new(reader, &hf::ExportOptions::default())?;
+            let whole =
+                options.base.is_some() || report.as_ref().is_some_and(|report| report.missing.is_empty());
+            let export = hf::Export::new(reader, &hf::ExportOptions::default());
+            let export = export.map_err(|error| match whole {
+                true => Error::Checkpoint(error),
+                false => Error::Incomplete { path: source.to_owned(), source: error },
+            })?;
             files = hf::extra_files(&export, &options.files)?;
             reader = Box::new(export);
         }

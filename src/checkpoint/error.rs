@@ -185,7 +185,8 @@ impl Error {
 
     /// Whether what was named is another thing than was wanted, rather than damaged or out of reach.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::NotACheckpoint { .. } | Error::UnknownPart { .. } | Error::DoesNotFit(_))
+        use Error::{DoesNotFit, Exists, NotACheckpoint, UnknownPart};
+        matches!(self, NotACheckpoint { .. } | UnknownPart { .. } | DoesNotFit(_) | Exists { .. })
     }
 
     /// For `map_err`: `cannot ACTION PATH`.

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT")]
     to: Option<Format>,
     /// Round floats to this type: bfloat16, float16 or float32
-    #[arg(long, value_name = "DTYPE")]
+    #[arg(long, value_name = "DTYPE", value_parser = float_dtype)]
     dtype: Option<DType>,
     /// Only parameters whose whole name, in big_vision's words, matches this regex, as in --only 'llm/.*'
     #[arg(long, value_name = "REGEX")]
@@ -48,6 +48,11 @@ pub struct Args {
     /// Where a Hugging Face file ends and the next begins, in GB of 1e9 bytes
     #[arg(long, value_name = "GB", default_value_t = 5.0)]
     shard_gb: f64,
+}
+
+fn float_dtype(text: &str) -> Result<DType, String> {
+    let dtype = text.parse::<DType>().ok().filter(|dtype| dtype.is_float());
+    dtype.ok_or_else(|| "expected bfloat16, float16, float32 or float64".to_owned())
 }
 
 pub fn run(args: &Args, console: &Console) -> Result<Outcome, Error> {

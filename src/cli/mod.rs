@@ -105,7 +105,7 @@ impl Error {
             Error::Predict(error) => error.is_usage(),
             Error::Convert(error) => error.is_usage(),
             Error::Params(_) | Error::Setup(Setup::Config(_)) => true,
-            Error::Checkpoint(crate::checkpoint::Error::UnknownPart { .. }) => true,
+            Error::Checkpoint(error) => error.is_usage(),
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
             Error::Train(Train::Setup(Setup::Checkpoint(error))) => error.is_usage(),
