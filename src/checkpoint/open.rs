@@ -88,7 +88,7 @@ pub fn open_tower(path: impl AsRef<Path>, tower: &str) -> Result<Box<dyn Reader>
 /// All that a training saved.
 pub enum State {
     /// A checkpoint of this program.
-    Own(Checkpoint),
+    Own(Box<Checkpoint>),
     /// A train state of big_vision under its own names, `params/…`, `opt/1/0/1/…`, with layers stacked.
     BigVision(Box<dyn Reader>),
 }
@@ -99,7 +99,7 @@ pub enum State {
 /// As [`open`].
 pub fn open_state(path: &Path) -> Result<State, Error> {
     if let Some(directory) = own_checkpoint(path)? {
-        return Ok(State::Own(Checkpoint::open(&directory)?));
+        return Ok(State::Own(Box::new(Checkpoint::open(&directory)?)));
     }
     Ok(State::BigVision(layers::stack(known_names(open_whole(path, 0)?)?)?))
 }

@@ -47,7 +47,7 @@ impl Elsewhere {
         let (reader, names, progress): (Box<dyn Reader>, _, _) = match checkpoint::open_state(path)? {
             State::Own(checkpoint) => {
                 let progress = own_progress(&checkpoint);
-                (Box::new(checkpoint), Names::Own, Some(progress))
+                (checkpoint, Names::Own, Some(progress))
             }
             State::BigVision(reader) => {
                 let progress = big_vision_progress(reader.as_ref(), batch_size)?;
