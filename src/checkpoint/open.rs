@@ -36,15 +36,13 @@ pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Reader>, Error> {
 }
 
 /// The same checkpoint by a path that stays right: absolute, and that of the last checkpoint where a run's
-/// workdir stands for it.
+/// workdir or a pointer stands for it.
 ///
 /// # Errors
-/// When the workdir's `LAST` names no checkpoint, or there is no current directory.
+/// When a pointer names no checkpoint, or there is no current directory.
 pub fn locate(path: impl AsRef<Path>) -> Result<PathBuf, Error> {
-    let (mut path, part) = split_part(path.as_ref());
-    if !path.join(MANIFEST).is_file() && path.join(LAST).is_file() {
-        path = last_of(&path)?;
-    }
+    let (path, part) = split_part(path.as_ref());
+    let path = follow(&path)?;
     let mut located = std::path::absolute(&path).map_err(Error::io("locate", &path))?.into_os_string();
     part.iter().for_each(|part| located.push(format!(":{part}")));
     Ok(located.into())
@@ -78,7 +76,12 @@ pub(super) fn open_nested(path: &Path, depth: usize) -> Result<Box<dyn Reader>, 
 /// # Errors
 /// As [`open`].
 pub fn open_tower(path: impl AsRef<Path>, tower: &str) -> Result<Box<dyn Reader>, Error> {
-    let (reader, prefix) = (open(path)?, format!("{tower}/"));
+    tower_of(open(path)?, tower)
+}
+
+/// Of parameters, those of a tower, unless they are all of it.
+pub(super) fn tower_of(reader: Box<dyn Reader>, tower: &str) -> Result<Box<dyn Reader>, Error> {
+    let prefix = format!("{tower}/");
     match reader.names().iter().any(|name| name.starts_with(&prefix)) {
         true => Ok(Box::new(View::below(reader, &prefix))),
         false => Ok(reader),
@@ -138,19 +141,9 @@ fn open_merged(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
 }
 
 fn open_whole(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
+    let path = &follow(path)?;
     if path.is_dir() {
         return open_directory(path, depth);
-    }
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if name.ends_with("-LAST") && path.is_file() {
-        return open_pointer(path);
-    }
-    if !path.exists() {
-        // Without the number, big_vision's name means the last state.
-        let pointer = path.with_file_name(format!("{name}-LAST"));
-        if pointer.is_file() {
-            return open_pointer(&pointer);
-        }
     }
     let files = pieces::find(path)?;
     let is_cut = files.is_some();
@@ -173,12 +166,8 @@ fn open_whole(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
 }
 
 fn open_directory(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
-    if let Some(directory) = own_checkpoint(path)? {
-        return Ok(Box::new(Checkpoint::open_nested(&directory, depth)?));
-    }
-    let pointer = path.join(BIG_VISION_LAST);
-    if pointer.is_file() {
-        return open_pointer(&pointer);
+    if path.join(MANIFEST).is_file() {
+        return Ok(Box::new(Checkpoint::open_nested(path, depth)?));
     }
     let index = path.join(INDEX_NAME);
     if index.is_file() {
@@ -214,8 +203,24 @@ fn known_names(reader: Box<dyn Reader>) -> Result<Box<dyn Reader>, Error> {
     Ok(Box::new(hf::Import::new(reader, &config)?))
 }
 
-/// Opens what `checkpoint.bv-LAST` names: it holds the end of the name, a step.
-fn open_pointer(path: &Path) -> Result<Box<dyn Reader>, Error> {
+/// The checkpoint that a path stands for: the last one of a workdir, or what a pointer names; else the path.
+fn follow(path: &Path) -> Result<PathBuf, Error> {
+    if let Some(directory) = own_checkpoint(path)? {
+        return Ok(directory);
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let pointer = match (path.is_dir(), path.exists()) {
+        (true, _) => path.join(BIG_VISION_LAST),
+        (_, true) if name.ends_with("-LAST") => path.to_owned(),
+        (_, true) => return Ok(path.to_owned()),
+        // Without the number, big_vision's name means the last state.
+        (_, false) => path.with_file_name(format!("{name}-LAST")),
+    };
+    if pointer.is_file() { pointed_at(&pointer) } else { Ok(path.to_owned()) }
+}
+
+/// What `checkpoint.bv-LAST` names: it holds the end of the name, a step.
+fn pointed_at(path: &Path) -> Result<PathBuf, Error> {
     let mut content = String::new();
     let file = File::open(path).map_err(Error::io("open", path))?;
     // A step and "-tmp" are shorter.
@@ -232,5 +237,5 @@ fn open_pointer(path: &Path) -> Result<Box<dyn Reader>, Error> {
     if !directory.is_dir() {
         return Err(bad("but there is no such checkpoint beside it"));
     }
-    Ok(Box::new(Arrays::open(&directory)?))
+    Ok(directory)
 }

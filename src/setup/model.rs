@@ -183,18 +183,19 @@ pub fn param_dtypes(
 /// The checkpoints that [`initial_params`] reads, for a training checkpoint to refer to.
 ///
 /// # Errors
-/// When a workdir among them holds no checkpoint.
+/// When one is named that is not known, or a workdir among them holds no checkpoint.
 pub fn init_files(loaded: &Loaded) -> Result<Vec<BaseFile>, Error> {
     let files = match &loaded.config.model_init {
         None => vec![],
-        Some(config::ModelInit::Whole(path)) => vec![("", path)],
+        Some(config::ModelInit::Whole(path)) => vec![(None, path)],
         Some(config::ModelInit::Towers { img, llm }) => {
-            let towers = [("img/", img), ("llm/", llm)];
-            towers.into_iter().filter_map(|(prefix, path)| Some((prefix, path.as_ref()?))).collect()
+            let towers = [("img", img), ("llm", llm)];
+            towers.into_iter().filter_map(|(tower, path)| Some((Some(tower), path.as_ref()?))).collect()
         }
     };
-    let file = |(prefix, path): (&str, &String)| {
-        Ok(BaseFile { path: checkpoint::locate(published(loaded, path)?)?, prefix: prefix.to_owned() })
+    let file = |(tower, path): (Option<&str>, &String)| {
+        let path = checkpoint::locate(published(loaded, path)?)?;
+        Ok(BaseFile { path, tower: tower.map(str::to_owned) })
     };
     files.into_iter().map(file).collect()
 }

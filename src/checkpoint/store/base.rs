@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::TensorEntry;
 use crate::array::{HostArray, Shape};
-use crate::checkpoint::open::open_nested;
+use crate::checkpoint::open::{open_nested, tower_of};
 use crate::checkpoint::{Error, Reader};
 
 /// Below which prefix a checkpoint keeps its parameters.
@@ -22,8 +22,10 @@ const MAX_DEPTH: usize = 8;
 pub struct BaseFile {
     /// What [`open`](crate::checkpoint::open) takes, absolute.
     pub path: PathBuf,
-    /// What stands before its names in the model: nothing, or `img/` for a checkpoint of the image tower alone.
-    pub prefix: String,
+    /// The tower whose parameters it provides, as [`open_tower`](crate::checkpoint::open_tower) gives them; all
+    /// of the model's without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tower: Option<String>,
 }
 
 /// What a manifest says of parameters that lie elsewhere.
@@ -59,7 +61,11 @@ impl Files {
         if depth > MAX_DEPTH {
             return Err(Error::BaseTooDeep { path: checkpoint.to_owned(), max: MAX_DEPTH });
         }
-        let open = |file: &BaseFile| match open_nested(&file.path, depth) {
+        let open_one = |file: &BaseFile| match (open_nested(&file.path, depth)?, &file.tower) {
+            (reader, Some(tower)) => tower_of(reader, tower),
+            (reader, None) => Ok(reader),
+        };
+        let open = |file: &BaseFile| match open_one(file) {
             Ok(reader) => Ok((file.clone(), reader)),
             Err(error @ Error::BaseTooDeep { .. }) => Err(error),
             Err(source) => Err(Error::BaseUnreadable {
@@ -75,7 +81,10 @@ impl Files {
     fn find<'a>(&self, name: &'a str) -> Option<(usize, &'a str)> {
         let name = name.strip_prefix(PARAMS)?;
         let found = |(i, (file, reader)): (usize, &(BaseFile, Box<dyn Reader>))| {
-            let name = name.strip_prefix(file.prefix.as_str())?;
+            let name = match &file.tower {
+                Some(tower) => name.strip_prefix(tower)?.strip_prefix('/')?,
+                None => name,
+            };
             reader.find(name).map(|_| (i, name))
         };
         self.0.iter().enumerate().find_map(found)

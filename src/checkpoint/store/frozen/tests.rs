@@ -156,7 +156,7 @@ fn write_base(path: &Path, arrays: &[(&str, HostArray)]) {
 }
 
 fn whole(path: &Path) -> Vec<BaseFile> {
-    vec![BaseFile { path: locate(path).unwrap(), prefix: String::new() }]
+    vec![BaseFile { path: locate(path).unwrap(), tower: None }]
 }
 
 #[test]
@@ -194,8 +194,8 @@ fn what_the_base_lacks_is_in_the_checkpoint_and_towers_may_lie_apart() {
     for odd in [array(&[5], 2.5), array(&[5, 1], 2.0)] {
         write_base(&llm, &[("w", odd)]);
         let store = Store::open(&dir.path().join("run")).unwrap();
-        let file = |path: &Path, prefix: &str| BaseFile { path: path.to_owned(), prefix: prefix.to_owned() };
-        let mut frozen = frozen().0.left_to(vec![file(&img, "img/"), file(&llm, "llm/")]);
+        let file = |path: &Path, tower: &str| BaseFile { path: path.to_owned(), tower: Some(tower.into()) };
+        let mut frozen = frozen().0.left_to(vec![file(&img, "img"), file(&llm, "llm")]);
         let path = save(&store, &mut frozen, 1, true);
         assert!(path.join(FILE).exists());
         let left = store.load(1).unwrap().manifest().base.clone().unwrap();
