@@ -224,6 +224,9 @@ impl Plan {
             files = hf::extra_files(&export, &options.files)?;
             reader = Box::new(export);
         }
+        if format == Format::Bv {
+            reader = Box::new(View::under(reader, "params/"));
+        }
         let shape = |name: &str| Ok((name.to_owned(), reader.shape(name)?.clone()));
         let tensors = reader.names().into_iter().map(shape).collect::<Result<Vec<_>, checkpoint::Error>>()?;
         let bytes = tensors.iter().map(|(_, shape)| shape.num_bytes() as u64).sum();

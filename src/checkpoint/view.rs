@@ -55,6 +55,13 @@ impl View {
         View { reader, tensors }
     }
 
+    /// All tensors with a prefix before their names.
+    pub fn under(reader: Box<dyn Reader>, prefix: &str) -> Self {
+        let full = |name: &&str| (format!("{prefix}{name}"), Tensor::Same((*name).to_owned()));
+        let tensors = reader.names().iter().map(full).collect();
+        View { reader, tensors }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
