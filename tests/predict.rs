@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use image::{Rgb, RgbImage};
-use paligemma::checkpoint::Store;
+use paligemma::array::HostArray;
+use paligemma::checkpoint::{Store, npz};
 use paligemma::config::Config;
 use paligemma::decode::Sampler;
-use paligemma::predict::{LoadedModel, Options, Prediction, Predictor, Question};
+use paligemma::predict::{LoadedModel, Options, Prediction, Predictor, Question, config_for};
 use paligemma::runtime::{Client, ClientOptions, Plugin, PluginKind, PluginRequest};
 use paligemma::tokenizer::build;
 use serde_json::Value as Json;
@@ -240,4 +241,18 @@ fn refused(folder: &Path, checkpoint: &Path, code: i32, expected: &str) {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains(expected) && !stderr.contains("panicked"), "{expected:?} is not in {stderr}");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(code), b"".as_slice()), "{stderr}");
+}
+
+#[test]
+fn a_checkpoint_without_a_config_is_known_by_its_shapes_or_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = config_for(&checkpoint(), None).unwrap_err().to_string();
+    assert!(error.contains("there is no config.yaml beside"), "{error}");
+    assert!(error.contains("nobody published a PaliGemma, 28 px (llm: width 40"), "{error}");
+    assert!(error.contains("--config names the config of its model"), "{error}");
+    let mut writer = npz::Writer::create(&folder.path().join("part.npz")).unwrap();
+    writer.write("llm/final_norm/scale", &HostArray::scalar(1f32)).unwrap();
+    writer.finish().unwrap();
+    let error = config_for(&folder.path().join("part.npz"), None).unwrap_err().to_string();
+    assert!(error.contains("its shapes are not those of a PaliGemma"), "{error}");
 }

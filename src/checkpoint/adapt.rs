@@ -1,4 +1,4 @@
-//! Readers over readers: another dtype, fewer tensors, two checkpoints as one.
+//! Readers over readers: another dtype, two checkpoints as one.
 
 use std::ops::Range;
 use std::path::Path;
@@ -84,51 +84,6 @@ impl Reader for Cast {
     }
 }
 
-/// Some of the tensors of another reader.
-pub struct Select {
-    reader: Box<dyn Reader>,
-    names: Vec<String>,
-}
-
-impl Select {
-    /// Those whose names are `wanted`.
-    pub fn new(reader: Box<dyn Reader>, wanted: impl Fn(&str) -> bool) -> Self {
-        let names = reader.names().into_iter().filter(|name| wanted(name)).map(str::to_owned).collect();
-        Select { reader, names }
-    }
-
-    fn selected(&self, name: &str) -> Result<&dyn Reader, Error> {
-        self.shape(name)?;
-        Ok(self.reader.as_ref())
-    }
-}
-
-impl Reader for Select {
-    fn path(&self) -> &Path {
-        self.reader.path()
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.names.iter().map(String::as_str).collect()
-    }
-
-    fn find(&self, name: &str) -> Option<&Shape> {
-        self.names.iter().any(|known| known == name).then(|| self.reader.find(name)).flatten()
-    }
-
-    fn read_into(&self, name: &str, out: &mut [u8]) -> Result<(), Error> {
-        self.selected(name)?.read_into(name, out)
-    }
-
-    fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
-        self.selected(name)?.borrow(name)
-    }
-
-    fn release_range(&self, name: &str, range: Range<usize>) {
-        self.reader.release_range(name, range);
-    }
-}
-
 /// Two readers as one: what both have comes from the first. For checkpoints that hold only what a training
 /// changed, over what it began with.
 pub struct Overlay {
@@ -209,16 +164,6 @@ mod tests {
             assert_eq!(cast.borrow("w").unwrap(), None);
             assert_eq!(cast.read("n").unwrap(), ints);
         }
-    }
-
-    #[test]
-    fn a_selection_hides_the_rest() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = reader(dir.path(), "x.npz", &[("a/w", scalar(1.0)), ("b", scalar(2.0))]);
-        let select = Select::new(source, |name| name.starts_with("a/"));
-        assert_eq!(select.names(), ["a/w"]);
-        assert_eq!(select.read("a/w").unwrap().to_f64(), [1.0]);
-        assert!(select.read("b").unwrap_err().to_string().contains("no tensor is called \"b\""));
     }
 
     #[test]

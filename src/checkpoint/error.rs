@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Report, npy, zarr};
+use super::{Report, hf, npy, zarr};
 use crate::array::Shape;
 use crate::params::nearest_hint;
 
@@ -100,6 +100,16 @@ pub enum Error {
     #[error("tensor name \"{name}\" cannot be written: {problem}")]
     BadName { name: String, problem: &'static str },
 
+    #[error("{} exists already; remove it, or choose another name", .path.display())]
+    Exists { path: PathBuf },
+
+    #[error("cannot go between Hugging Face's names and big_vision's with {}", .path.display())]
+    Hf {
+        path: PathBuf,
+        #[source]
+        source: Box<hf::Problem>,
+    },
+
     #[error("{0}")]
     DoesNotFit(Box<Report>),
 
@@ -175,7 +185,8 @@ impl Error {
 
     /// Whether what was named is another thing than was wanted, rather than damaged or out of reach.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::NotACheckpoint { .. } | Error::UnknownPart { .. } | Error::DoesNotFit(_))
+        use Error::{DoesNotFit, Exists, NotACheckpoint, UnknownPart};
+        matches!(self, NotACheckpoint { .. } | UnknownPart { .. } | DoesNotFit(_) | Exists { .. })
     }
 
     /// For `map_err`: `cannot ACTION PATH`.

@@ -6,7 +6,7 @@
 //! bfloat16, which numpy does not know, is stored as two raw bytes per element (`V2`).
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -56,14 +56,14 @@ impl Npz {
     /// Opens the files that an archive was cut into, in their order; `path` stands for them in messages.
     pub(crate) fn open_pieces(path: &Path, files: &[PathBuf]) -> Result<Self, Error> {
         let pieces = Pieces::open(files)?;
-        let mut archive = ZipArchive::new(Cursor::new(pieces.clone())).map_err(zip_error(path))?;
+        let mut archive = ZipArchive::new(Cursor::new(pieces.clone())).map_err(zip_error("read", path))?;
         if archive.has_duplicate_names() {
             return Err(Error::DuplicateEntries { path: path.to_owned() });
         }
         let mut entries = IndexMap::with_capacity(archive.len());
         for index in 0..archive.len() {
-            let file = archive.by_index(index).map_err(zip_error(path))?;
-            let entry_name = file.name().map_err(zip_error(path))?.into_owned();
+            let file = archive.by_index(index).map_err(zip_error("read", path))?;
+            let entry_name = file.name().map_err(zip_error("read", path))?.into_owned();
             let npy_error = |source| Error::Npy { path: path.to_owned(), entry: entry_name.clone(), source };
             let name = entry_name.strip_suffix(".npy").ok_or_else(|| npy_error(npy::Error::Name))?;
             let entry = Entry::open(index, file, pieces.len()).map_err(npy_error)?;
@@ -105,7 +105,7 @@ impl Npz {
     fn inflate_into(&self, name: &str, entry: &Entry, out: &mut [u8]) -> Result<(), Error> {
         // A copy of the directory's handle, so that threads read side by side.
         let mut archive = self.archive.clone();
-        let mut file = archive.by_index(entry.index).map_err(zip_error(&self.path))?;
+        let mut file = archive.by_index(entry.index).map_err(zip_error("read", &self.path))?;
         let mut header = vec![0; entry.header.len];
         // Reading to the end makes the crate compare the checksum.
         let result = file
@@ -204,7 +204,7 @@ impl Reader for Npz {
 /// The same arrays in the same order give the same bytes.
 pub struct Writer {
     path: PathBuf,
-    zip: ZipWriter<PendingFile>,
+    zip: ZipWriter<Sink>,
     names: HashSet<String>,
 }
 
@@ -212,7 +212,7 @@ impl Writer {
     /// # Errors
     /// When no file can be created beside `path`.
     pub fn create(path: &Path) -> Result<Self, Error> {
-        let zip = ZipWriter::new(PendingFile::create(path)?);
+        let zip = ZipWriter::new(Sink { file: PendingFile::create(path)?, failed: None });
         Ok(Writer { path: path.to_owned(), zip, names: HashSet::new() })
     }
 
@@ -233,7 +233,7 @@ impl Writer {
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(zip::DateTime::default())
             .large_file(true);
-        self.zip.start_file(format!("{name}.npy"), options).map_err(zip_error(&self.path))?;
+        self.zip.start_file(format!("{name}.npy"), options).map_err(zip_error("write", &self.path))?;
         self.zip
             .write_all(&Header::write(shape))
             .and_then(|()| self.zip.write_all(bytes))
@@ -245,15 +245,55 @@ impl Writer {
     /// # Errors
     /// When the disk is full; then nothing has changed.
     pub fn finish(self) -> Result<(), Error> {
-        self.zip.finish().map_err(zip_error(&self.path))?.commit()
+        let Sink { file, failed } = self.zip.finish().map_err(zip_error("write", &self.path))?;
+        match failed {
+            None => file.commit(),
+            Some(kind) => Err(Error::io("write", &self.path)(kind.into())),
+        }
     }
 }
 
-fn zip_error(path: &Path) -> impl FnOnce(ZipError) -> Error {
+/// A file that fails once. `ZipWriter` completes its archive also when it is dropped after an error, and prints
+/// what goes wrong then; what comes after the first failure is lost anyway and is not attempted.
+struct Sink {
+    file: PendingFile,
+    failed: Option<io::ErrorKind>,
+}
+
+impl Sink {
+    fn attempt<T>(
+        &mut self,
+        otherwise: T,
+        act: impl FnOnce(&mut PendingFile) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.failed.is_some() {
+            return Ok(otherwise);
+        }
+        act(&mut self.file).inspect_err(|error| self.failed = Some(error.kind()))
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.attempt(bytes.len(), |file| file.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.attempt((), |file| file.flush())
+    }
+}
+
+impl Seek for Sink {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.attempt(0, |file| file.seek(position))
+    }
+}
+
+fn zip_error(action: &'static str, path: &Path) -> impl FnOnce(ZipError) -> Error {
     let path = path.to_owned();
     move |error| match error {
         ZipError::Io(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
-            Error::Io { action: "read or write", path, source }
+            Error::Io { action, path, source }
         }
         error => Error::Zip { path, source: Box::new(error) },
     }

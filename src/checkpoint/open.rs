@@ -2,6 +2,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::file::directory_of;
+use super::hf;
 use super::npz::Npz;
 use super::safetensors::{INDEX_NAME, Safetensors};
 use super::store::{Checkpoint, LAST, MANIFEST, is_called_checkpoint, last_of};
@@ -19,6 +21,9 @@ const BIG_VISION_LAST: &str = "checkpoint.bv-LAST";
 /// (`checkpoint.bv-000001234`, `checkpoint.bv-LAST`, or `checkpoint.bv` for the last one). Of an `.npz` that was cut
 /// into pieces, the name of any piece, `x.npz.part*`, or the name of the whole stands for all. As in big_vision, a
 /// colon and a name at the end select a part: `siglip.npz:img` gives the names below `img/`, without that prefix.
+///
+/// A PaliGemma as Hugging Face's transformers saves it is known by its tensors' names and given under
+/// big_vision's; a directory with a LoRA adapter of theirs gives its base model, with the adapter merged.
 ///
 /// A file that holds more than parameters is reduced to them: those below `params/`, or below
 /// `opt/target/` as old Flax checkpoints have them, without the prefix. Layers that are there one by one are given
@@ -46,7 +51,7 @@ pub fn locate(path: impl AsRef<Path>) -> Result<PathBuf, Error> {
 /// As [`open`], for what lies below `depth` other checkpoints.
 pub(super) fn open_nested(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     let (path, part) = split_part(path);
-    let reader = layers::stack(open_whole(&path, depth)?)?;
+    let reader = layers::stack(open_merged(&path, depth)?)?;
     let names = reader.names();
     let root = ["params/", "opt/target/"].into_iter().find(|root| names.iter().any(|n| n.starts_with(root)));
     let root = root.unwrap_or_default();
@@ -99,7 +104,7 @@ pub fn open_state(path: &Path) -> Result<State, Error> {
     if let Some(directory) = own_checkpoint(path)? {
         return Ok(State::Own(Box::new(Checkpoint::open(&directory)?)));
     }
-    Ok(State::BigVision(layers::stack(open_whole(path, 0)?)?))
+    Ok(State::BigVision(layers::stack(known_names(open_whole(path, 0)?)?)?))
 }
 
 /// Opens a checkpoint of any format with everything that it holds, under the names that stand in it: for those
@@ -122,6 +127,17 @@ fn split_part(path: &Path) -> (PathBuf, Option<String>) {
 
 fn is_part(part: &str) -> bool {
     part.split('/').all(|word| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c == '_'))
+}
+
+/// Of an adapter, the model that it belongs to, with the adapter merged; else what is there, under names that
+/// this program knows.
+fn open_merged(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
+    if path.is_dir() && hf::Adapter::is_in(path) {
+        let adapter = hf::Adapter::open(path)?;
+        let base = open_nested(&adapter.base()?, depth + 1)?;
+        return Ok(Box::new(hf::Merged::new(base, adapter)?));
+    }
+    known_names(open_whole(path, depth)?)
 }
 
 fn open_whole(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
@@ -164,6 +180,9 @@ fn open_directory(path: &Path, depth: usize) -> Result<Box<dyn Reader>, Error> {
     if single.is_file() {
         return Ok(Box::new(Safetensors::open(&single)?));
     }
+    if hf::Adapter::is_in(path) {
+        return Ok(Box::new(Safetensors::open(&hf::Adapter::weights_path(path))?));
+    }
     if zarr::is_here(path) {
         return Ok(Box::new(Arrays::open(path)?));
     }
@@ -179,6 +198,15 @@ fn own_checkpoint(path: &Path) -> Result<Option<PathBuf>, Error> {
         return Ok(Some(path.to_owned()));
     }
     if path.join(LAST).is_file() { last_of(path).map(Some) } else { Ok(None) }
+}
+
+/// Translates Hugging Face's names, with the help of the `config.json` beside the file.
+fn known_names(reader: Box<dyn Reader>) -> Result<Box<dyn Reader>, Error> {
+    if !hf::is_hf(reader.names()) {
+        return Ok(reader);
+    }
+    let config = hf::HfConfig::beside(directory_of(reader.path()))?;
+    Ok(Box::new(hf::Import::new(reader, &config)?))
 }
 
 /// The checkpoint that a path stands for: the last one of a workdir, or what a pointer names; else the path.

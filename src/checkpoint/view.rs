@@ -48,6 +48,20 @@ impl View {
         View { reader, tensors }
     }
 
+    /// The tensors whose names are `wanted`.
+    pub fn select(reader: Box<dyn Reader>, wanted: impl Fn(&str) -> bool) -> Self {
+        let names = reader.names().into_iter().filter(|name| wanted(name)).map(str::to_owned);
+        let tensors = names.map(|name| (name.clone(), Tensor::Same(name))).collect();
+        View { reader, tensors }
+    }
+
+    /// All tensors with a prefix before their names.
+    pub fn under(reader: Box<dyn Reader>, prefix: &str) -> Self {
+        let full = |name: &&str| (format!("{prefix}{name}"), Tensor::Same((*name).to_owned()));
+        let tensors = reader.names().iter().map(full).collect();
+        View { reader, tensors }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }

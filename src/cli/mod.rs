@@ -1,8 +1,10 @@
 //! The command line: one file per verb.
 
+pub mod convert;
 pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
+pub mod inspect;
 pub mod predict;
 pub mod train;
 pub mod verify;
@@ -37,6 +39,8 @@ struct Cli {
 enum Verb {
     Train(train::Args),
     Predict(predict::Args),
+    Convert(convert::Args),
+    Inspect(inspect::Args),
     /// Make and look at data
     #[command(subcommand)]
     Data(Data),
@@ -77,6 +81,16 @@ pub enum Error {
     Tokenizer(#[from] data_tokenizer::Error),
     #[error(transparent)]
     Verify(#[from] crate::verify::Error),
+    #[error(transparent)]
+    Convert(#[from] crate::convert::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::Error),
+    #[error(transparent)]
+    Params(#[from] crate::params::Error),
+    #[error(transparent)]
+    Setup(#[from] crate::setup::Error),
+    #[error("cannot write to standard output")]
+    Output(#[source] std::io::Error),
     #[error("cannot listen for Ctrl-C")]
     Signals(#[from] ctrlc::Error),
 }
@@ -89,6 +103,9 @@ impl Error {
         use crate::verify::Error as Verify;
         match self {
             Error::Predict(error) => error.is_usage(),
+            Error::Convert(error) => error.is_usage(),
+            Error::Params(_) | Error::Setup(Setup::Config(_)) => true,
+            Error::Checkpoint(error) => error.is_usage(),
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
             Error::Train(Train::Setup(Setup::Checkpoint(error))) => error.is_usage(),
@@ -128,6 +145,8 @@ fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome
     match verb {
         Verb::Train(args) => return train::run(args, console, process_start),
         Verb::Predict(args) => predict::run(args, console)?,
+        Verb::Convert(args) => return convert::run(args, console),
+        Verb::Inspect(args) => inspect::run(args, console)?,
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,

@@ -17,9 +17,10 @@ use crate::exec;
 use crate::hlo;
 use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
 use crate::optim::Optimizer;
-use crate::params::{ParamSpecs, overview};
+use crate::params::ParamSpecs;
 use crate::pp::Env;
 use crate::report::metrics::read_metrics;
+use crate::report::overview::overview;
 use crate::runtime::{Client, CompileOptions, Executable};
 use crate::setup::{self, PpPreprocess, Schedules};
 
