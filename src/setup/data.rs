@@ -52,6 +52,8 @@ pub struct PpPreprocess {
     pipeline: Pipeline,
     /// Arrays that the model takes; `None` keeps all.
     keep: Option<&'static [&'static str]>,
+    /// Keys that must be there, and beside which nothing is kept.
+    keep_only: Option<Vec<String>>,
     vocab_size: usize,
 }
 
@@ -67,7 +69,17 @@ impl PpPreprocess {
         vocab_size: usize,
     ) -> Result<Self, Error> {
         let pipeline = Pipeline::parse(pp, env).map_err(|error| loaded.error_at(key, error.to_string()))?;
-        Ok(PpPreprocess { pipeline, keep, vocab_size })
+        Ok(PpPreprocess { pipeline, keep, keep_only: None, vocab_size })
+    }
+
+    /// Keeps nothing but these keys of a result, which must all be there; `None` keeps all.
+    pub fn keep_only(mut self, keys: Option<&[String]>) -> Self {
+        self.keep_only = keys.map(<[String]>::to_vec);
+        self
+    }
+
+    fn is_kept(&self, key: &str) -> bool {
+        self.keep_only.as_ref().is_none_or(|kept| kept.iter().any(|kept| kept == key))
     }
 
     fn check_tokens(&self, text: &HostArray) -> Result<(), PreprocessError> {
@@ -87,8 +99,13 @@ impl Preprocess for PpPreprocess {
     fn run(&self, row: Row, seed: u64) -> Result<Processed, PreprocessError> {
         let example: Example = row.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
         let result = self.pipeline.run(example, seed)?;
+        let mut wanted = self.keep_only.iter().flatten();
+        if let Some(missing) = wanted.find(|key| result.get(key).is_none()) {
+            let got: Vec<&str> = result.iter().map(|(key, _)| key).collect();
+            return Err(format!("keep_only names \"{missing}\", pp leaves only: {}", got.join(", ")).into());
+        }
         let mut processed = Processed::default();
-        for (key, value) in result.iter() {
+        for (key, value) in result.iter().filter(|(key, _)| self.is_kept(key)) {
             match value {
                 crate::pp::Value::Array(array) if self.keep.is_none_or(|keep| keep.contains(&key)) => {
                     if key == "text" {

@@ -1,11 +1,13 @@
 //! Where rows come from. A source is indexed when it is opened and read row by row, in any order, from
 //! several threads.
 
+mod cached;
 mod fingerprint;
 mod imagefolder;
 mod jsonl;
 mod memory;
 
+pub use cached::Cached;
 pub use fingerprint::fingerprint;
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
