@@ -439,7 +439,10 @@ fn streams_come_by_their_weights_and_go_through_their_rows_epoch_by_epoch() {
     let visits: Vec<(String, u64, f64)> =
         loader.visits(360).map(|(stream, visits, epochs)| (stream.name.clone(), visits, epochs)).collect();
     assert_eq!(visits[1], ("free".to_owned(), free.len() as u64, free.len() as f64 / 11.0));
-    assert_eq!([loader.locate(0), loader.locate(30), loader.locate(45)], ["blocks[0]", "numbers[0]", "rare[4]"]);
+    assert_eq!(
+        [loader.locate(0), loader.locate(30), loader.locate(45)],
+        ["blocks[0]", "numbers[0]", "rare[4]"]
+    );
 }
 
 #[test]
@@ -489,12 +492,8 @@ proptest! {
 fn one_two_and_four_hosts_share_the_batches_of_a_mixture() {
     let alone = batches(mixed(LoaderOptions { remainder: Remainder::Pad, ..options(8, 2) }));
     for host_count in [1, 2, 4] {
-        let host = |host_index| LoaderOptions {
-            host_index,
-            host_count,
-            remainder: Remainder::Pad,
-            ..options(8, 2)
-        };
+        let host =
+            |host_index| LoaderOptions { host_index, host_count, remainder: Remainder::Pad, ..options(8, 2) };
         let hosts: Vec<Vec<Batch>> = (0..host_count).map(|index| batches(mixed(host(index)))).collect();
         for (number, batch) in alone.iter().enumerate() {
             let shared: Vec<Option<usize>> = hosts.iter().flat_map(|host| host[number].ids.clone()).collect();
@@ -526,13 +525,13 @@ fn mixtures_that_cannot_be_say_why() {
     let message = |streams| Loader::of_streams(streams, options(1, 1)).err().unwrap().to_string();
     let [mut one, mut other] = [mixture(), mixture()];
     one[1].weight = -1.0;
-    assert_eq!(
-        message(one),
-        "the weights [3.0, -1.0, 0.25] give no mixture: each must be greater than 0"
-    );
+    assert_eq!(message(one), "the weights [3.0, -1.0, 0.25] give no mixture: each must be greater than 0");
     let broken = InBlocks { rows: MemorySource::new("broken", vec![Row::new(); 9]), blocks: vec![0..7] };
     other[0].source = Arc::new(broken);
-    assert_eq!(message(other), "the blocks of broken (9 rows in memory) are not its rows, one after the other");
+    assert_eq!(
+        message(other),
+        "the blocks of broken (9 rows in memory) are not its rows, one after the other"
+    );
 }
 
 /// A source that takes its time holds a run up and is told of, but does not hold it for ever.

@@ -131,13 +131,7 @@ impl Loader {
         let end = options.epochs.map(|epochs| epochs.saturating_mul(num_rows as u64));
         let feed = Feed { streams: visited, mixture, end, options };
         let prefetch = Prefetch::start(feed, threads, depth).map_err(Error::Spawn)?;
-        Ok(Loader {
-            prefetch,
-            position,
-            stats: Stats::default(),
-            waiting: Duration::ZERO,
-            failed: false,
-        })
+        Ok(Loader { prefetch, position, stats: Stats::default(), waiting: Duration::ZERO, failed: false })
     }
 
     /// Batches from the start position to the end; `None` when there is no end.
@@ -345,9 +339,8 @@ fn make(visited: &Visited, visit: Visit, seed: u64) -> Result<Processed, Error> 
         visited.stream.preprocess.run(row, seed).map_err(failed)
     };
     // Sources and preprocessing are shared and immutable: a panic leaves nothing half done behind.
-    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|payload| {
-        Err(Error::Panicked { row: locate(), message: panic_message(&*payload) })
-    })
+    catch_unwind(AssertUnwindSafe(attempt))
+        .unwrap_or_else(|payload| Err(Error::Panicked { row: locate(), message: panic_message(&*payload) }))
 }
 
 fn panic_message(payload: &(dyn Any + Send)) -> String {

@@ -45,7 +45,9 @@ pub use loader::{Loader, LoaderOptions, Remainder, Stats};
 pub use mixture::Mixture;
 pub use order::{Order, Shuffle, mix};
 pub use row::{Row, Value};
-pub use source::{BLOCKS_AT_HAND, Cached, ImageFolder, Jsonl, JsonlOptions, MemorySource, Source, fingerprint};
+pub use source::{
+    BLOCKS_AT_HAND, Cached, ImageFolder, Jsonl, JsonlOptions, MemorySource, Source, fingerprint,
+};
 pub use stream::{EPOCH, ID, SOURCE, Stream};
 
 use indexmap::IndexMap;

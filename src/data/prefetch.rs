@@ -143,7 +143,9 @@ impl<W: Work> Prefetch<W> {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let stuck = state.running;
-                tracing::warn!("{stuck} loader threads are still reading after {patience:?} and are left behind");
+                tracing::warn!(
+                    "{stuck} loader threads are still reading after {patience:?} and are left behind"
+                );
                 self.threads.clear();
                 return;
             }
