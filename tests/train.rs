@@ -222,7 +222,7 @@ fn a_mixture_goes_on_where_it_was_interrupted() {
     assert!(rows.iter().any(|row| has(row, "z/secs/input_wait")));
 
     let stderr = lab.trained("run", &["--arg", "steps=2000", "--set", "input.data.few=2"], 2);
-    let expected = "error: the checkpoint was written with training data {\"fingerprint\":";
+    let expected = "error: the checkpoint was written with training data {\"name\":\"few\",\"weight\":1.0,";
     assert!(stderr.contains(expected) && stderr.contains("\"weight\":2.0"), "{stderr}");
     let stderr = lab.trained("other", &["--set", "input.keep_only=[image, text, mask_ar, mask]"], 1);
     assert!(stderr.contains("keep_only names \"mask\", pp leaves only: "), "{stderr}");

@@ -183,11 +183,9 @@ impl Field for InputData {
 config_choice! {
     /// How far a shuffle carries an example.
     pub enum ShuffleReach {
-        /// To any place of the epoch. Sources that store examples in blocks (row groups) are read block by
-        /// block in random order, and as many blocks as hold `shuffle_buffer_size` examples are mixed at a
-        /// time, up to four.
+        /// To any place of the epoch, or as near to that as blocks allow.
         Epoch = "epoch",
-        /// About `shuffle_buffer_size` places, as big_vision's buffer does with a source that is in order.
+        /// About `shuffle_buffer_size` places.
         Buffer = "buffer",
     }
 }
@@ -202,9 +200,14 @@ config_section! {
         pub pp: String = String::new();
         /// Examples in one step, over all devices and processes.
         pub batch_size: usize = 32, POSITIVE;
-        /// Examples that are mixed with each other; null keeps the order. With a mixture, set it per source.
+        /// Shuffles; null keeps the order. A source of which any example costs the same to read is shuffled as a
+        /// whole, whatever the number. One that stores examples in blocks (row groups) is read block by block in
+        /// random order, and as many blocks as hold this many examples are mixed at a time, up to four. With a
+        /// mixture, set it per source.
         pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
-        /// How far a shuffle carries an example. With a mixture, set it per source.
+        /// How far a shuffle carries an example: `epoch`, to any place of the epoch, or `buffer`, about
+        /// `shuffle_buffer_size` places, as a buffer does that is filled in order. With a
+        /// mixture, set it per source.
         pub shuffle_reach: ShuffleReach = ShuffleReach::Epoch;
         /// Whether the raw examples stay in memory after the first epoch. With a mixture, set it per source.
         pub cache_raw: bool = false;
@@ -232,9 +235,12 @@ config_section! {
         pub data: Source;
         /// Preprocessing ops for each example, joined by `|`.
         pub pp: String = String::new();
-        /// Examples that are mixed with each other; null keeps the order.
+        /// Shuffles; null keeps the order. A source of which any example costs the same to read is shuffled as a
+        /// whole, whatever the number. One that stores examples in blocks (row groups) is read block by block in
+        /// random order, and as many blocks as hold this many examples are mixed at a time, up to four.
         pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
-        /// How far a shuffle carries an example.
+        /// How far a shuffle carries an example: `epoch`, to any place of the epoch, or `buffer`, about
+        /// `shuffle_buffer_size` places, as a buffer does that is filled in order.
         pub shuffle_reach: ShuffleReach = ShuffleReach::Epoch;
         /// Whether the raw examples stay in memory after the first epoch.
         pub cache_raw: bool = false;
