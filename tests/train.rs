@@ -27,16 +27,18 @@ const PATIENCE: Duration = Duration::from_secs(240);
 struct Lab {
     folder: TempDir,
     tokens: usize,
+    /// Of tests/data/configs.
+    config: &'static str,
 }
 
 impl Lab {
     fn new() -> Self {
-        Lab::with_tokens(320)
+        Lab::with("tiny.yaml", 320)
     }
 
-    /// With a tokenizer of at most so many tokens.
-    fn with_tokens(tokens: usize) -> Self {
-        let lab = Lab { folder: tempfile::tempdir().unwrap(), tokens };
+    /// With a config, and a tokenizer of at most so many tokens.
+    fn with(config: &'static str, tokens: usize) -> Self {
+        let lab = Lab { folder: tempfile::tempdir().unwrap(), tokens, config };
         lab.draw(12);
         lab
     }
@@ -69,7 +71,7 @@ impl Lab {
 
     /// `paligemma train` in `workdir`, with more arguments.
     fn train(&self, workdir: &str, args: &[&str]) -> Command {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/configs/tiny.yaml");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/configs").join(self.config);
         let mut command = self.command(&["train", config.to_str().unwrap(), "--workdir", workdir]);
         command.args(args);
         command
@@ -195,8 +197,7 @@ fn a_run_that_is_over_stays_as_it_is_and_completes_what_is_missing() {
 }
 
 /// Stops a run of many steps by Ctrl-C at whatever step it is, and lets it go on.
-fn interrupt_and_resume(more: &[&str]) {
-    let lab = Lab::new();
+fn interrupt_and_resume(lab: &Lab, more: &[&str]) {
     let args = [&["--arg", "steps=1000", "--set", "log_training_steps=20", "--set", "ckpt_steps=null"], more]
         .concat();
     let mut child = lab.start("run", &args);
@@ -225,12 +226,32 @@ fn interrupt_and_resume(more: &[&str]) {
 
 #[test]
 fn an_interrupted_run_saves_and_ends_where_an_uninterrupted_one_does() {
-    interrupt_and_resume(&[]);
+    interrupt_and_resume(&Lab::new(), &[]);
 }
 
 #[test]
 fn dropout_is_the_same_after_an_interruption() {
-    interrupt_and_resume(&["--set", "model.llm.dropout=0.1"]);
+    interrupt_and_resume(&Lab::new(), &["--set", "model.llm.dropout=0.1"]);
+}
+
+#[test]
+fn a_mixture_goes_on_where_it_was_interrupted() {
+    let lab = Lab::with("mixture.yaml", 320);
+    interrupt_and_resume(&lab, &[]);
+    let rows = lab.metrics("run");
+    let last = rows.iter().rfind(|row| has(row, "training_loss")).unwrap();
+    let value = |key: &str| last.values.iter().find(|(known, _)| known == key).unwrap().1;
+    // Of 4000 rows, three quarters.
+    assert!((value("examples_seen_many") - 3000.0).abs() < 3.0, "{last:?}");
+    assert!((value("epoch_few") - 1000.0 / 4.0).abs() < 1.0, "{last:?}");
+    assert_eq!((value("epoch"), value("examples_skipped")), (250.0, 0.0));
+    assert!(rows.iter().any(|row| has(row, "z/secs/input_wait")));
+
+    let stderr = lab.trained("run", &["--arg", "steps=2000", "--set", "input.data.few=2"], 2);
+    let expected = "error: the checkpoint was written with training data {\"name\":\"few\",\"weight\":1.0,";
+    assert!(stderr.contains(expected) && stderr.contains("\"weight\":2.0"), "{stderr}");
+    let stderr = lab.trained("other", &["--set", "input.keep_only=[image, text, mask_ar, mask]"], 1);
+    assert!(stderr.contains("keep_only names \"mask\", pp leaves only: "), "{stderr}");
 }
 
 #[test]
@@ -458,7 +479,7 @@ fn a_picture_that_is_damaged_names_file_and_row_and_can_be_skipped() {
 
 #[test]
 fn a_run_of_big_vision_goes_on_with_its_parameters_moments_and_step() {
-    let lab = Lab::with_tokens(290);
+    let lab = Lab::with("tiny.yaml", 290);
     let resume = set("resume", &recorded("checkpoint_bv/adam/checkpoint.bv"));
     // It is of the last step: what there is to do is to save it.
     let stderr = lab.train_recorded("same", &["--set", &resume], 0);
@@ -520,7 +541,7 @@ fn a_run_can_go_on_from_a_checkpoint_of_another() {
 
 #[test]
 fn towers_start_from_checkpoints_of_their_own_in_other_sizes() {
-    let lab = Lab::with_tokens(290);
+    let lab = Lab::with("tiny.yaml", 290);
     let params = recorded("gemma1/params.npz");
     let (img, llm) = (format!("model_init.img={}:img", params.display()), set("model_init.llm", &params));
     let args = ["--set", &img, "--set", &llm, "--set", "lr=0", "--set", "wd=0", "--arg", "steps=1"];

@@ -39,7 +39,9 @@ mod values;
 pub use decode::{FilePath, Named};
 pub use error::{Diagnostic, Error};
 pub use evals::{Eval, EvalCache};
-pub use input::{FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources, Source};
+pub use input::{
+    FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources, ShuffleReach, Source,
+};
 pub use load::{Loaded, split_assignment};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};
 pub use node::{Entry, Kind, Node, Span};

@@ -19,6 +19,8 @@ pub enum Error {
     Remote { path: PathBuf },
     #[error("{source_name} has no rows")]
     Empty { source_name: String },
+    #[error("the blocks of {source_name} are not its rows, one after the other")]
+    Blocks { source_name: String },
     #[error("{} holds no folders of images, expected <class>/<file>.{{{}}}", path.display(), extensions.join(","))]
     NoImages { path: PathBuf, extensions: &'static [&'static str] },
     #[error("row {index} was asked of {source_name}, which has {len}")]

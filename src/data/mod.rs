@@ -31,18 +31,24 @@
 mod batch;
 mod error;
 mod loader;
+mod mixture;
 mod order;
 mod prefetch;
 mod row;
 mod source;
+mod stream;
 pub mod synth;
 
 pub use batch::{Batch, MASK};
 pub use error::Error;
 pub use loader::{Loader, LoaderOptions, Remainder, Stats};
-pub use order::{Order, mix};
+pub use mixture::Mixture;
+pub use order::{Order, Shuffle, mix};
 pub use row::{Row, Value};
-pub use source::{ImageFolder, Jsonl, JsonlOptions, MemorySource, Source};
+pub use source::{
+    BLOCKS_AT_HAND, Cached, ImageFolder, Jsonl, JsonlOptions, MemorySource, Source, fingerprint,
+};
+pub use stream::{EPOCH, ID, SOURCE, Stream};
 
 use indexmap::IndexMap;
 

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
-use crate::array::{DType, HostArray};
+use crate::array::{DType, HostArray, Shape};
 use crate::config::{self, FilePath, Loaded};
 use crate::data::{
     ImageFolder, Jsonl, JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value,
@@ -52,6 +52,8 @@ pub struct PpPreprocess {
     pipeline: Pipeline,
     /// Arrays that the model takes; `None` keeps all.
     keep: Option<&'static [&'static str]>,
+    /// Keys that must be there, and beside which nothing is kept.
+    keep_only: Option<Vec<String>>,
     vocab_size: usize,
 }
 
@@ -67,7 +69,17 @@ impl PpPreprocess {
         vocab_size: usize,
     ) -> Result<Self, Error> {
         let pipeline = Pipeline::parse(pp, env).map_err(|error| loaded.error_at(key, error.to_string()))?;
-        Ok(PpPreprocess { pipeline, keep, vocab_size })
+        Ok(PpPreprocess { pipeline, keep, keep_only: None, vocab_size })
+    }
+
+    /// Keeps nothing but these keys of a result, which must all be there; `None` keeps all.
+    pub fn keep_only(mut self, keys: Option<&[String]>) -> Self {
+        self.keep_only = keys.map(<[String]>::to_vec);
+        self
+    }
+
+    fn is_kept(&self, key: &str) -> bool {
+        self.keep_only.as_ref().is_none_or(|kept| kept.iter().any(|kept| kept == key))
     }
 
     fn check_tokens(&self, text: &HostArray) -> Result<(), PreprocessError> {
@@ -87,8 +99,13 @@ impl Preprocess for PpPreprocess {
     fn run(&self, row: Row, seed: u64) -> Result<Processed, PreprocessError> {
         let example: Example = row.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
         let result = self.pipeline.run(example, seed)?;
+        let mut wanted = self.keep_only.iter().flatten();
+        if let Some(missing) = wanted.find(|key| result.get(key).is_none()) {
+            let got: Vec<&str> = result.iter().map(|(key, _)| key).collect();
+            return Err(format!("keep_only names \"{missing}\", pp leaves only: {}", got.join(", ")).into());
+        }
         let mut processed = Processed::default();
-        for (key, value) in result.iter() {
+        for (key, value) in result.iter().filter(|(key, _)| self.is_kept(key)) {
             match value {
                 crate::pp::Value::Array(array) if self.keep.is_none_or(|keep| keep.contains(&key)) => {
                     if key == "text" {
@@ -124,10 +141,14 @@ fn pp_value(value: Value) -> crate::pp::Value {
         Value::Bool(flag) => HostArray::scalar(u8::from(flag)).cast(DType::Pred).into(),
         Value::Bytes(bytes) => crate::pp::Value::Bytes(bytes),
         Value::List(items) => list(items),
+        Value::Dict(fields) => {
+            let inner: Example = fields.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
+            crate::pp::Value::Dict(inner)
+        }
     }
 }
 
-/// Lists of alike scalars become arrays, as TensorFlow makes them.
+/// Lists of alike scalars, and lists of lists of one length, become arrays, as TensorFlow makes them.
 fn list(items: Vec<Value>) -> crate::pp::Value {
     let texts: Option<Vec<String>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
     let strings = texts.and_then(|texts| Strings::new([texts.len()], texts).ok());
@@ -149,6 +170,33 @@ fn list(items: Vec<Value>) -> crate::pp::Value {
         .collect();
     match floats {
         Some(floats) => crate::pp::Value::from(floats.as_slice()),
-        None => crate::pp::Value::List(items.into_iter().map(pp_value).collect()),
+        None => {
+            let items: Vec<crate::pp::Value> = items.into_iter().map(pp_value).collect();
+            stack(&items).unwrap_or(crate::pp::Value::List(items))
+        }
     }
+}
+
+/// One array of arrays, or one block of texts of texts, where all have the same extents; numbers of several
+/// types become `f64`.
+fn stack(items: &[crate::pp::Value]) -> Option<crate::pp::Value> {
+    use crate::pp::Value;
+    let inner = items.first()?.dims();
+    if items.iter().any(|item| item.dims() != inner) {
+        return None;
+    }
+    let dims: Vec<usize> = [items.len()].into_iter().chain(inner).collect();
+    let arrays: Option<Vec<&HostArray>> = items.iter().map(Value::as_array).collect();
+    if let Some(arrays) = arrays {
+        let first = arrays.first()?.dtype();
+        let dtype = if arrays.iter().all(|array| array.dtype() == first) { first } else { DType::F64 };
+        let bytes: Vec<u8> = arrays.iter().flat_map(|array| array.cast(dtype).bytes().to_vec()).collect();
+        return HostArray::from_bytes(Shape::new(dtype, dims), &bytes).ok().map(Value::Array);
+    }
+    let texts = items.iter().map(|item| match item {
+        Value::Text(text) => Some(text.values()),
+        _ => None,
+    });
+    let texts: Vec<&[String]> = texts.collect::<Option<_>>()?;
+    Strings::new(dims, texts.concat()).ok().map(Value::Text)
 }

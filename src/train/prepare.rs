@@ -11,8 +11,8 @@ use super::step::{StepBatch, TrainStep};
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
-use crate::config::{Horizon, InputData, Loaded, Reduction};
-use crate::data::{Batch, Loader, LoaderOptions, Remainder, Source};
+use crate::config::{Horizon, Loaded, Reduction};
+use crate::data::{Batch, Loader, LoaderOptions, Remainder, Stream};
 use crate::exec;
 use crate::hlo;
 use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
@@ -22,7 +22,7 @@ use crate::pp::Env;
 use crate::report::metrics::read_metrics;
 use crate::report::overview::overview;
 use crate::runtime::{Client, CompileOptions, Executable};
-use crate::setup::{self, PpPreprocess, Schedules};
+use crate::setup::{self, Schedules};
 
 /// A training, ready for its next step.
 pub(super) struct Prepared {
@@ -49,7 +49,12 @@ pub(super) struct Prepared {
     pub horizon: Horizon,
     pub total_steps: u64,
     pub batch_size: u64,
+    /// Rows of an epoch.
     pub data_size: u64,
+    /// What a checkpoint says of the training data.
+    pub data: Json,
+    /// Whether rows that fail are passed over, so that their number is of interest.
+    pub counts_skipped: bool,
 }
 
 impl Prepared {
@@ -77,13 +82,11 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     check_supported(loaded)?;
     let model = setup::model_config(loaded)?;
     let env = setup::pp_env(loaded);
-    let source = match &input.data {
-        InputData::Source(source) => setup::source(source)?,
-        InputData::Mixture(_) => {
-            return Err(loaded.error_at("input.data", "mixtures of sources are not supported yet").into());
-        }
-    };
-    let (batch_size, data_size) = (input.batch_size as u64, source.len() as u64);
+    let streams = setup::streams(loaded, &env, input, &STEP_ARRAYS, model.llm.vocab_size)?;
+    let data = describe(&streams);
+    // An epoch of a mixture is the rows of all its sources, as in big_vision.
+    let data_size = streams.iter().map(|stream| stream.source.len() as u64).sum();
+    let batch_size = input.batch_size as u64;
     let horizon = Horizon { data_size: Some(data_size), batch_size: Some(batch_size), total_steps: None };
     let total_steps = config
         .total
@@ -105,7 +108,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     };
     let progress = match &elsewhere {
         Some(elsewhere) => elsewhere.progress,
-        None => Progress::of(resumed.as_ref(), loaded, &source)?,
+        None => Progress::of(resumed.as_ref(), loaded, data_size, &data)?,
     };
     let is_over =
         progress.step > total_steps || progress.step == total_steps && is_finished(request, total_steps)?;
@@ -119,21 +122,18 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     }
 
     // The loader's threads start to work while the program is compiled.
-    let preprocess =
-        PpPreprocess::new(loaded, &env, "input.pp", &input.pp, Some(&STEP_ARRAYS), model.llm.vocab_size)?;
+    let counts_skipped = streams.iter().any(|stream| stream.skip_errors);
     let options = LoaderOptions {
         batch_size: input.batch_size,
         seed: config.seed,
-        shuffle: input.shuffle_buffer_size.is_some(),
         epochs: None,
         remainder: Remainder::Drop,
         threads: input.num_parallel_calls.unwrap_or(0),
         prefetch: input.prefetch.max(1),
         start: progress.position,
-        skip_errors: input.skip_errors,
         ..LoaderOptions::default()
     };
-    let mut loader = Loader::new(source, Arc::new(preprocess), options)?;
+    let mut loader = Loader::of_streams(streams, options)?;
     let phase = console.phase("first batch");
     let first_batch = loader.next().ok_or(Error::NoMoreData)??;
     phase.done("");
@@ -214,6 +214,8 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         total_steps,
         batch_size,
         data_size,
+        data,
+        counts_skipped,
     })
 }
 
@@ -264,38 +266,75 @@ pub(super) struct Progress {
     pub step: u64,
     /// Rows used since the run began.
     pub position: u64,
+    /// Rows passed over since the run began.
+    pub num_skipped: u64,
     pub trained_secs: f64,
 }
 
 impl Progress {
     /// What [`to_json`](Self::to_json) wrote; the start of a run without a checkpoint.
-    fn of(checkpoint: Option<&Checkpoint>, loaded: &Loaded, source: &Arc<dyn Source>) -> Result<Self, Error> {
+    fn of(
+        checkpoint: Option<&Checkpoint>,
+        loaded: &Loaded,
+        data_size: u64,
+        data: &Json,
+    ) -> Result<Self, Error> {
         let Some(checkpoint) = checkpoint else { return Ok(Progress::default()) };
         let state = checkpoint.state();
         let number = |key: &str| state.get(key).and_then(Json::as_u64).unwrap_or(0);
-        let same = |what: &'static str, key: &str, now: u64| match state.get(key).and_then(Json::as_u64) {
-            Some(saved) if saved != now => {
-                Err(Error::OtherRun { what, saved: saved.to_string(), now: now.to_string() })
+        let same = |what: &str, key: &str, now: Json| match state.get(key) {
+            Some(saved) if *saved != now => {
+                let (saved, now) = first_difference(saved, &now);
+                Err(Error::OtherRun { what: what.to_owned(), saved, now })
             }
             _ => Ok(()),
         };
-        same("seed", "seed", loaded.config.seed)?;
-        same("training rows", "data_size", source.len() as u64)?;
+        same("seed", "seed", json!(loaded.config.seed))?;
+        same("training rows", "data_size", json!(data_size))?;
+        same("training data", "data", data.clone())?;
         Ok(Progress {
             step: checkpoint.step(),
             position: number("position"),
+            num_skipped: number("num_skipped"),
             trained_secs: state.get("trained_secs").and_then(Json::as_f64).unwrap_or(0.0),
         })
     }
 
-    pub fn to_json(self, seed: u64, data_size: u64) -> Json {
+    pub fn to_json(self, seed: u64, data_size: u64, data: &Json) -> Json {
         json!({
             "position": self.position,
+            "num_skipped": self.num_skipped,
             "trained_secs": self.trained_secs,
             "seed": seed,
             "data_size": data_size,
+            "data": data,
         })
     }
+}
+
+/// What decides which row stands at which position of a run, for checkpoints: a run that goes on with other
+/// data would see some rows twice and others never.
+fn describe(streams: &[Stream]) -> Json {
+    let describe = |stream: &Stream| {
+        json!({
+            "name": stream.name,
+            "weight": stream.weight,
+            "rows": stream.source.len(),
+            // As text: not every reader of JSON keeps all digits of a number.
+            "fingerprint": format!("{:016x}", stream.source.fingerprint()),
+        })
+    };
+    streams.iter().map(describe).collect()
+}
+
+/// The first parts of lists that are not the same, or the wholes of what are no lists.
+fn first_difference(one: &Json, other: &Json) -> (String, String) {
+    let (Some(ones), Some(others)) = (one.as_array(), other.as_array()) else {
+        return (one.to_string(), other.to_string());
+    };
+    let at = ones.iter().zip(others).take_while(|(one, other)| one == other).count();
+    let text = |list: &[Json]| list.get(at).map_or("nothing".to_owned(), Json::to_string);
+    (text(ones), text(others))
 }
 
 /// All parameters, in the order and types of `specs`.
@@ -311,7 +350,7 @@ fn initial_values(
             let array = checkpoint.read(&format!("params/{}", spec.name))?;
             if array.dims() != spec.shape.dims() {
                 let (saved, now) = (array.shape().to_string(), spec.shape.to_string());
-                return Err(Error::OtherRun { what: "a parameter of shape", saved, now });
+                return Err(Error::OtherRun { what: "a parameter of shape".to_owned(), saved, now });
             }
             Ok(array.cast(spec.shape.dtype()))
         })

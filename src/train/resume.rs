@@ -118,9 +118,11 @@ impl Names {
 
 fn own_progress(checkpoint: &Checkpoint) -> Progress {
     let state = checkpoint.state();
+    let number = |key: &str| state.get(key).and_then(Json::as_u64).unwrap_or(0);
     Progress {
         step: checkpoint.step(),
-        position: state.get("position").and_then(Json::as_u64).unwrap_or(0),
+        position: number("position"),
+        num_skipped: number("num_skipped"),
         trained_secs: state.get("trained_secs").and_then(Json::as_f64).unwrap_or(0.0),
     }
 }
@@ -144,7 +146,7 @@ fn big_vision_progress(reader: &dyn Reader, batch_size: u64) -> Result<Option<Pr
     }
     let clock = "chrono/accum_train_time";
     let trained_secs = if reader.find(clock).is_some() { scalar(reader, clock)? } else { 0.0 };
-    Ok(Some(Progress { step, position: step.saturating_mul(batch_size), trained_secs }))
+    Ok(Some(Progress { step, position: step.saturating_mul(batch_size), num_skipped: 0, trained_secs }))
 }
 
 fn scalar(reader: &dyn Reader, name: &str) -> Result<f64, checkpoint::Error> {

@@ -2,7 +2,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Row, Source, out_of_range, read_file};
+use super::{Error, Row, Source, fingerprint, out_of_range, read_file};
 use crate::data::Value;
 
 const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
@@ -73,6 +73,12 @@ impl Source for ImageFolder {
 
     fn locate(&self, index: usize) -> String {
         self.path(index).unwrap_or(&self.root).display().to_string()
+    }
+
+    /// The names of all files below the root; their sizes would take a look at every one.
+    fn fingerprint(&self) -> u64 {
+        let names = self.files.iter().map(|(_, path)| path.strip_prefix(&self.root).unwrap_or(path));
+        fingerprint(names.map(|name| name.as_os_str().as_encoded_bytes()))
     }
 }
 

@@ -1,18 +1,26 @@
 //! Where rows come from. A source is indexed when it is opened and read row by row, in any order, from
 //! several threads.
 
+mod cached;
+mod fingerprint;
 mod imagefolder;
 mod jsonl;
 mod memory;
 
+pub use cached::Cached;
+pub use fingerprint::fingerprint;
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use super::{Error, Row};
+
+/// How many [blocks](Source::blocks) a source keeps at hand at least.
+pub const BLOCKS_AT_HAND: usize = 8;
 
 /// A finite, randomly accessible list of rows.
 pub trait Source: Send + Sync {
@@ -28,11 +36,26 @@ pub trait Source: Send + Sync {
     /// When the row or one of its files cannot be read, or `index` is not below [`len`](Self::len).
     fn get(&self, index: usize) -> Result<Row, Error>;
 
+    /// Consecutive ranges of rows, from 0 to [`len`](Self::len), that are stored together and cheap to read together,
+    /// such as pages of columns that are decoded as one. A source of this kind keeps the [`BLOCKS_AT_HAND`]
+    /// blocks read last, so an order that draws from no more blocks than that at a time reads each of them
+    /// once. Empty, the default, where any row costs the same.
+    fn blocks(&self) -> &[Range<usize>] {
+        &[]
+    }
+
     /// What this source is, for logs: its kind, where it is, how many rows.
     fn describe(&self) -> String;
 
     /// Where row `index` is written, for messages: `train.jsonl:17`.
     fn locate(&self, index: usize) -> String;
+
+    /// A number that changes when the rows do, as far as that can be told without reading them: made with
+    /// [`fingerprint`] of the names and sizes of files and of the options that choose rows. Folders are no part
+    /// of it, so that data may move. A run refuses to go on when the number has changed.
+    fn fingerprint(&self) -> u64 {
+        fingerprint([self.len().to_string()])
+    }
 }
 
 /// The error that every source gives for an index past its end.
