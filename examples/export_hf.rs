@@ -2,8 +2,10 @@
 //! for transformers, with all that its config says:
 //!
 //! ```text
-//! cargo run --example export_hf -- RECORDING TARGET [TOKENIZER [PARAMS.npz]]
+//! cargo run --example export_hf -- RECORDING TARGET [TOKENIZER|- [PARAMS]]
 //! ```
+//!
+//! PARAMS is another checkpoint of a model like the recording's.
 
 use std::path::PathBuf;
 
@@ -13,9 +15,9 @@ use paligemma::checkpoint::{self, Reader, hf};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(recording), Some(target)) = (args.next(), args.next()) else {
-        return Err("usage: export_hf RECORDING TARGET [TOKENIZER [PARAMS.npz]]".into());
+        return Err("usage: export_hf RECORDING TARGET [TOKENIZER|- [PARAMS]]".into());
     };
-    let tokenizer = args.next();
+    let tokenizer = args.next().filter(|path| path.as_os_str() != "-");
     let params = args.next().unwrap_or_else(|| recording.join("params.npz"));
 
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(recording.join("config.json"))?)?;

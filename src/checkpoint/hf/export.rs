@@ -58,6 +58,8 @@ struct Tensor {
     slot: usize,
 }
 
+type Mapped = (Variant, Vec<Parameter>, IndexMap<String, Tensor>);
+
 impl Export {
     /// # Errors
     /// When `source` is not a whole PaliGemma, or has tensors besides that Hugging Face has no names for.
@@ -73,11 +75,7 @@ impl Export {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn map(
-        source: &dyn Reader,
-        options: &ExportOptions,
-    ) -> Result<(Variant, Vec<Parameter>, IndexMap<String, Tensor>), Problem> {
+    fn map(source: &dyn Reader, options: &ExportOptions) -> Result<Mapped, Problem> {
         let sizes = Sizes::of(&|name| source.find(name))
             .map_err(|Undetected { name, got }| Problem::NotWhole { name, got })?;
         if sizes.img.num_patches.is_none() {

@@ -34,6 +34,9 @@ struct Parameter {
     steps: Vec<Transpose>,
 }
 
+/// All parameters, and what the output layer is called.
+type Mapped = (IndexMap<String, Parameter>, Option<String>);
+
 impl Import {
     /// Finds the parameters of a PaliGemma among the tensors of `source`, which may have the prefixes of any version
     /// of transformers. `config` is the content of the `config.json` beside them.
@@ -47,11 +50,7 @@ impl Import {
         })
     }
 
-    #[allow(clippy::type_complexity)]
-    fn map(
-        source: &dyn Reader,
-        config: &HfConfig,
-    ) -> Result<(IndexMap<String, Parameter>, Option<String>), Problem> {
+    fn map(source: &dyn Reader, config: &HfConfig) -> Result<Mapped, Problem> {
         let mut known: HashMap<String, &str> = HashMap::new();
         let mut unknown = Vec::new();
         let mut output = None;

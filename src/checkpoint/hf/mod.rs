@@ -1,6 +1,6 @@
 //! Hugging Face's names, both ways: PaliGemma 1 and 2 as `transformers` keeps them, and LoRA adapters as `peft` does.
 //!
-//! One table ([`names`](self)) says which tensors a parameter of big_vision's consists of and how their axes differ;
+//! One table (`names.rs`) says which tensors a parameter of big_vision's consists of and how their axes differ;
 //! [`Import`] and [`Export`] read it in opposite directions, each a [`Reader`](super::Reader) over another. Their
 //! round trips give the same bits. [`Writer`] and [`extra_files`] make directories that `from_pretrained` loads.
 //!

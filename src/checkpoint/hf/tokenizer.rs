@@ -1,5 +1,6 @@
 //! Tokenizer files for transformers: the caller's own, with `<image>` behind big_vision's vocabulary.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -58,19 +59,37 @@ pub(super) fn files(path: &Path, vocab_size: usize) -> Result<(Ids, Vec<(String,
         "clean_up_tokenization_spaces": false,
         "spaces_between_special_tokens": false,
     });
-    let mut decoder = serde_json::Map::new();
+    let (json_path, model_path) = if path.is_dir() {
+        (path.join("tokenizer.json"), path.join("tokenizer.model"))
+    } else {
+        (path.to_owned(), path.to_owned())
+    };
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| tokenizer::Error::Read { path: path.to_owned(), source })
+    };
+    let is_json = own.to_model_bytes().is_none();
+    let source = if is_json { Some(parse(&read(&json_path)?, &json_path)?) } else { None };
+    // All tokens beside the vocabulary must be here: transformers 5 gives ids anew, in this order.
+    let mut decoder = BTreeMap::new();
+    for token in source.iter().filter_map(|file| file["added_tokens"].as_array()).flatten() {
+        let mut fields = token.clone();
+        if let Some(id) = fields.as_object_mut().and_then(|fields| fields.shift_remove("id")?.as_u64()) {
+            decoder.insert(id, fields);
+        }
+    }
     for (role, piece) in special {
         map[role] = token(&piece, true);
         config[role] = piece.clone().into();
-        if let Some(id) = all.piece_to_id(&piece) {
-            decoder.insert(id.to_string(), token(&piece, true));
+        if let Some(id) = all.piece_to_id(&piece).and_then(|id| u64::try_from(id).ok()) {
+            decoder.insert(id, token(&piece, true));
         }
     }
     for (id, piece) in &added {
-        decoder.insert(id.to_string(), token(piece, false));
+        decoder.insert(*id as u64, token(piece, false));
     }
-    decoder.insert(vocab_size.to_string(), token(IMAGE, true));
-    config["added_tokens_decoder"] = decoder.into();
+    decoder.insert(vocab_size as u64, token(IMAGE, true));
+    let decoder = decoder.into_iter().map(|(id, token)| (id.to_string(), token));
+    config["added_tokens_decoder"] = decoder.collect::<serde_json::Map<_, _>>().into();
     let mut by_name: serde_json::Map<String, Value> =
         added.iter().map(|(id, piece)| (piece.clone(), (*id).into())).collect();
     by_name.insert(IMAGE.to_owned(), vocab_size.into());
@@ -80,19 +99,10 @@ pub(super) fn files(path: &Path, vocab_size: usize) -> Result<(Ids, Vec<(String,
         ("special_tokens_map.json".to_owned(), pretty(&map)),
         ("tokenizer_config.json".to_owned(), pretty(&config)),
     ];
-    let (json_path, model_path) = if path.is_dir() {
-        (path.join("tokenizer.json"), path.join("tokenizer.model"))
-    } else {
-        (path.to_owned(), path.to_owned())
-    };
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| tokenizer::Error::Read { path: path.to_owned(), source })
-    };
-    if own.to_model_bytes().is_none() {
-        let source = read(&json_path)?;
-        files.push(("tokenizer.json".to_owned(), with_added(&source, &json_path, &added, vocab_size)?));
+    if let Some(source) = source {
+        files.push(("tokenizer.json".to_owned(), with_added(source, &added, vocab_size)));
     }
-    if own.to_model_bytes().is_some() || (path.is_dir() && model_path.is_file()) {
+    if !is_json || (path.is_dir() && model_path.is_file()) {
         files.push(("tokenizer.model".to_owned(), read(&model_path)?));
     }
     Ok((ids, files))
@@ -106,15 +116,12 @@ fn token(content: &str, is_special: bool) -> Value {
     })
 }
 
+fn parse(text: &[u8], path: &Path) -> Result<Value, Problem> {
+    serde_json::from_slice(text).map_err(|source| Problem::Json { path: path.to_owned(), source })
+}
+
 /// A `tokenizer.json` with more added tokens.
-fn with_added(
-    source: &[u8],
-    path: &Path,
-    added: &[(usize, String)],
-    image_id: usize,
-) -> Result<Vec<u8>, Problem> {
-    let json = |source| Problem::Json { path: path.to_owned(), source };
-    let mut file: Value = serde_json::from_slice(source).map_err(json)?;
+fn with_added(mut file: Value, added: &[(usize, String)], image_id: usize) -> Vec<u8> {
     let image = (image_id, IMAGE.to_owned());
     if let Some(tokens) = file.get_mut("added_tokens").and_then(Value::as_array_mut) {
         for (id, piece) in added.iter().chain([&image]) {
@@ -130,5 +137,5 @@ fn with_added(
             tokens.push(new);
         }
     }
-    Ok(pretty(&file))
+    pretty(&file)
 }
