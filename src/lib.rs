@@ -30,3 +30,4 @@ pub mod setup;
 pub mod tokenizer;
 pub mod train;
 pub mod verify;
+pub mod vqvae;
