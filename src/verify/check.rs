@@ -3,7 +3,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, decode, forward, image, loss, train};
+use super::{Error, Row, data, decode, forward, image, loss, text, train};
 
 /// One thing that a recording holds and that can be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub enum Check {
     Vit,
     /// Decoding, resizing and all else that is done to images before a model sees them.
     Image,
+    /// Tokenizers, the pp language and its ops on text.
+    Text,
+    /// The pp strings of big_vision's configs.
+    Configs,
+    /// Rows of data sets in the formats that people have.
+    Data,
 }
 
 /// Compares everything that one check of a recording holds.
@@ -41,7 +47,7 @@ pub(super) enum Replay {
 }
 
 impl Check {
-    pub const ALL: [Check; 11] = [
+    pub const ALL: [Check; 14] = [
         Check::Forward,
         Check::Loss,
         Check::Grads,
@@ -53,6 +59,9 @@ impl Check {
         Check::Checkpoint,
         Check::Vit,
         Check::Image,
+        Check::Text,
+        Check::Configs,
+        Check::Data,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -68,6 +77,9 @@ impl Check {
             Check::Checkpoint => "checkpoint",
             Check::Vit => "vit",
             Check::Image => "image",
+            Check::Text => "text",
+            Check::Configs => "configs",
+            Check::Data => "data",
         }
     }
 
@@ -84,6 +96,9 @@ impl Check {
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
             Check::Vit => &["vit.json"],
             Check::Image => &[image::FILE],
+            Check::Text => &text::FILES,
+            Check::Configs => &[text::CONFIGS_FILE],
+            Check::Data => &data::FILES,
         }
     }
 
@@ -97,6 +112,9 @@ impl Check {
             Check::Adam => train::adam,
             Check::Decode => decode::greedy,
             Check::Image => return Some(Replay::Folder(image::images)),
+            Check::Text => return Some(Replay::Folder(text::text)),
+            Check::Configs => return Some(Replay::Folder(text::configs)),
+            Check::Data => return Some(Replay::Folder(data::data)),
             Check::Adafactor | Check::Beam | Check::Checkpoint | Check::Vit => return None,
         }))
     }

@@ -10,6 +10,7 @@
 
 mod check;
 mod compare;
+mod data;
 mod decode;
 mod error;
 mod forward;
@@ -18,6 +19,8 @@ mod loss;
 mod program;
 mod recording;
 mod report;
+mod tally;
+mod text;
 mod tolerance;
 mod train;
 
