@@ -42,7 +42,10 @@ pub use error::Error;
 pub use loader::{Loader, LoaderOptions, Remainder, Stats};
 pub use order::{Order, mix};
 pub use row::{Row, Value};
-pub use source::{ImageFolder, Jsonl, JsonlOptions, MemorySource, Source};
+pub use source::{
+    BLOCKS_AT_HAND, FeatureType, ImageFolder, Jsonl, JsonlOptions, MemorySource, Parquet, ParquetOptions,
+    Source, TfRecord, Tfds, TfdsOptions, WebDataset,
+};
 
 use indexmap::IndexMap;
 
