@@ -29,6 +29,7 @@ fn to_json(value: &Value) -> Json {
         Value::Bool(flag) => json!(flag),
         Value::Bytes(bytes) => json!(sha256(bytes)),
         Value::List(items) => items.iter().map(to_json).collect(),
+        Value::Dict(fields) => fields.iter().map(|(name, v)| (name.clone(), to_json(v))).collect(),
     }
 }
 

@@ -42,7 +42,7 @@ pub use error::Error;
 pub use loader::{Loader, LoaderOptions, Remainder, Stats};
 pub use order::{Order, mix};
 pub use row::{Row, Value};
-pub use source::{ImageFolder, Jsonl, JsonlOptions, MemorySource, Source};
+pub use source::{BLOCKS_AT_HAND, ImageFolder, Jsonl, JsonlOptions, MemorySource, Source};
 
 use indexmap::IndexMap;
 

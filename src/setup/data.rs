@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
-use crate::array::{DType, HostArray};
+use crate::array::{DType, HostArray, Shape};
 use crate::config::{self, FilePath, Loaded};
 use crate::data::{
     ImageFolder, Jsonl, JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value,
@@ -124,10 +124,14 @@ fn pp_value(value: Value) -> crate::pp::Value {
         Value::Bool(flag) => HostArray::scalar(u8::from(flag)).cast(DType::Pred).into(),
         Value::Bytes(bytes) => crate::pp::Value::Bytes(bytes),
         Value::List(items) => list(items),
+        Value::Dict(fields) => {
+            let inner: Example = fields.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
+            crate::pp::Value::Dict(inner)
+        }
     }
 }
 
-/// Lists of alike scalars become arrays, as TensorFlow makes them.
+/// Lists of alike scalars, and lists of lists of one length, become arrays, as TensorFlow makes them.
 fn list(items: Vec<Value>) -> crate::pp::Value {
     let texts: Option<Vec<String>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
     let strings = texts.and_then(|texts| Strings::new([texts.len()], texts).ok());
@@ -149,6 +153,33 @@ fn list(items: Vec<Value>) -> crate::pp::Value {
         .collect();
     match floats {
         Some(floats) => crate::pp::Value::from(floats.as_slice()),
-        None => crate::pp::Value::List(items.into_iter().map(pp_value).collect()),
+        None => {
+            let items: Vec<crate::pp::Value> = items.into_iter().map(pp_value).collect();
+            stack(&items).unwrap_or(crate::pp::Value::List(items))
+        }
     }
+}
+
+/// One array of arrays, or one block of texts of texts, where all have the same extents; numbers of several
+/// types become `f64`.
+fn stack(items: &[crate::pp::Value]) -> Option<crate::pp::Value> {
+    use crate::pp::Value;
+    let inner = items.first()?.dims();
+    if items.iter().any(|item| item.dims() != inner) {
+        return None;
+    }
+    let dims: Vec<usize> = [items.len()].into_iter().chain(inner).collect();
+    let arrays: Option<Vec<&HostArray>> = items.iter().map(Value::as_array).collect();
+    if let Some(arrays) = arrays {
+        let first = arrays.first()?.dtype();
+        let dtype = if arrays.iter().all(|array| array.dtype() == first) { first } else { DType::F64 };
+        let bytes: Vec<u8> = arrays.iter().flat_map(|array| array.cast(dtype).bytes().to_vec()).collect();
+        return HostArray::from_bytes(Shape::new(dtype, dims), &bytes).ok().map(Value::Array);
+    }
+    let texts = items.iter().map(|item| match item {
+        Value::Text(text) => Some(text.values()),
+        _ => None,
+    });
+    let texts: Vec<&[String]> = texts.collect::<Option<_>>()?;
+    Strings::new(dims, texts.concat()).ok().map(Value::Text)
 }

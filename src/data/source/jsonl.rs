@@ -229,11 +229,15 @@ mod tests {
 
     #[test]
     fn values_that_rows_cannot_hold_fail_when_read() {
-        let source = open(b"{\"a\": null}\n{\"a\": {\"b\": 1}}\n{\"a\": 18446744073709551616}\n").unwrap();
+        let source = open(
+            b"{\"a\": null}\n{\"a\": {\"b\": [null]}}\n{\"a\": 18446744073709551616}\n{\"a\": {\"b\": 1}}",
+        )
+        .unwrap();
         let message = |i| source.get(i).unwrap_err().to_string();
         assert!(message(0).ends_with("rows.jsonl:1: field \"a\" holds null, which a row cannot"));
-        assert!(message(1).ends_with("rows.jsonl:2: field \"a\" holds a nested object, which a row cannot"));
+        assert!(message(1).ends_with("rows.jsonl:2: field \"a\" holds null, which a row cannot"));
         assert_eq!(source.get(2).unwrap()["a"], Value::Float(18446744073709551616.0));
+        assert_eq!(source.get(3).unwrap()["a"], Value::Dict(Row::from([("b".to_owned(), Value::Int(1))])));
     }
 
     #[test]

@@ -10,9 +10,13 @@ pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use super::{Error, Row};
+
+/// How many [blocks](Source::blocks) a source keeps at hand at least.
+pub const BLOCKS_AT_HAND: usize = 8;
 
 /// A finite, randomly accessible list of rows.
 pub trait Source: Send + Sync {
@@ -27,6 +31,14 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When the row or one of its files cannot be read, or `index` is not below [`len`](Self::len).
     fn get(&self, index: usize) -> Result<Row, Error>;
+
+    /// Consecutive ranges of rows, from 0 to [`len`](Self::len), that are stored together and cheap to read together,
+    /// such as pages of columns that are decoded as one. A source of this kind keeps the [`BLOCKS_AT_HAND`]
+    /// blocks read last, so an order that draws from no more blocks than that at a time reads each of them
+    /// once. Empty, the default, where any row costs the same.
+    fn blocks(&self) -> &[Range<usize>] {
+        &[]
+    }
 
     /// What this source is, for logs: its kind, where it is, how many rows.
     fn describe(&self) -> String;
