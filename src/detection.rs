@@ -208,10 +208,32 @@ pub struct Detections {
 /// Objects are separated by `;` or a line's end, but a new run of location tokens also begins an object.
 /// Segmentation tokens after a box are skipped.
 pub fn parse_detections(text: &str) -> Detections {
+    let token = |digits: &str| {
+        let is_token = digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit());
+        digits.parse().ok().filter(|&bin| is_token && bin <= MAX_LOC)
+    };
+    let (found, invalid) = parse(text, token);
+    let objects = found.into_iter().map(|([y1, x1, y2, x2], label)| Detection { y1, x1, y2, x2, label });
+    Detections { objects: objects.collect(), invalid }
+}
+
+/// As [`parse_detections`], for texts of data sets that were written without clamping: `<loc1024>` and
+/// `<loc-024>` count as the bins that they mean. Gives the bins y1 x1 y2 x2 with the label of each object, and
+/// the number of stretches that are not objects.
+pub fn parse_unclamped(text: &str) -> (Vec<([i32; 4], String)>, usize) {
+    parse(text, |digits| digits.parse().ok().filter(|_| digits.len() <= 6))
+}
+
+/// Objects by their bins, and how many stretches of text are not objects. `bin_of` reads what stands between
+/// `<loc` and `>`.
+fn parse<T: Copy + PartialOrd>(
+    text: &str,
+    bin_of: impl Fn(&str) -> Option<T>,
+) -> (Vec<([T; 4], String)>, usize) {
     // Anything that looks like a location token, so that `<loc1024>` and `<loc-24>` are seen and refused.
     static LOC: LazyLock<Regex> = LazyLock::new(|| regex(r"<loc([^<>;\n]*)>"));
     static SEG: LazyLock<Regex> = LazyLock::new(|| regex(r"<seg\d{3}>"));
-    let mut found = Detections::default();
+    let (mut objects, mut invalid) = (Vec::new(), 0);
     for piece in text.split([';', '\n']) {
         let piece = SEG.replace_all(piece, " ");
         let tokens: Vec<_> = LOC.captures_iter(&piece).collect();
@@ -222,19 +244,19 @@ pub fn parse_detections(text: &str) -> Detections {
         };
         let leading = tokens.first().map_or(piece.len(), |token| token.get_match().start());
         if !piece[..leading].trim().is_empty() {
-            found.invalid += 1;
+            invalid += 1;
         }
-        let mut run: Vec<Option<u16>> = Vec::new();
+        let mut run: Vec<Option<T>> = Vec::new();
         for (i, token) in tokens.iter().enumerate() {
             run.push(bin_of(&token[1]));
             let label = text_after(i);
             if !label.is_empty() || i + 1 == tokens.len() {
-                take_run(&mut found, &run, label);
+                invalid += take_run(&mut objects, &run, label);
                 run.clear();
             }
         }
     }
-    found
+    (objects, invalid)
 }
 
 /// The inverse of [`parse_detections`]: objects joined by ` ; `.
@@ -256,27 +278,26 @@ pub fn format_detections(objects: &[Detection]) -> String {
 }
 
 /// Location tokens in a row, with the label after them. Several boxes may share a run; the label is the last
-/// one's.
-fn take_run(found: &mut Detections, run: &[Option<u16>], label: &str) {
+/// one's. Gives the number of what is not an object.
+fn take_run<T: Copy + PartialOrd>(
+    objects: &mut Vec<([T; 4], String)>,
+    run: &[Option<T>],
+    label: &str,
+) -> usize {
     if !run.len().is_multiple_of(4) {
-        found.invalid += 1;
-        return;
+        return 1;
     }
-    let boxes = run.len() / 4;
+    let (boxes, mut invalid) = (run.len() / 4, 0);
     for (i, corners) in run.chunks_exact(4).enumerate() {
         match *corners {
             [Some(y1), Some(x1), Some(y2), Some(x2)] if y1 <= y2 && x1 <= x2 => {
                 let label = if i + 1 == boxes { label.to_owned() } else { String::new() };
-                found.objects.push(Detection { y1, x1, y2, x2, label });
+                objects.push(([y1, x1, y2, x2], label));
             }
-            _ => found.invalid += 1,
+            _ => invalid += 1,
         }
     }
-}
-
-fn bin_of(digits: &str) -> Option<u16> {
-    let is_token = digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse().ok().filter(|&bin| is_token && bin <= MAX_LOC)
+    invalid
 }
 
 fn regex(pattern: &str) -> Regex {
@@ -434,6 +455,8 @@ mod tests {
         for (text, objects, invalid) in cases {
             assert_eq!(parse_detections(text), Detections { objects, invalid }, "{text:?}");
         }
+        let text = "x ; <loc-024><loc0000><loc0512><loc1024> cat ; <loc0001><loc0002>";
+        assert_eq!(parse_unclamped(text), (vec![([-24, 0, 512, 1024], "cat".to_owned())], 2));
     }
 
     #[test]

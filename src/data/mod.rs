@@ -30,6 +30,7 @@
 
 mod batch;
 mod error;
+pub mod format;
 mod loader;
 mod order;
 mod prefetch;
@@ -42,7 +43,11 @@ pub use error::Error;
 pub use loader::{Loader, LoaderOptions, Remainder, Stats};
 pub use order::{Order, mix};
 pub use row::{Row, Value};
-pub use source::{BLOCKS_AT_HAND, ImageFolder, Jsonl, JsonlOptions, MemorySource, Source};
+pub use source::{
+    Annotated, Annotations, BLOCKS_AT_HAND, Classes, Coco, DetectOptions, DetectionSource, Frames,
+    FramesOptions, ImageFile, ImageFolder, Jsonl, JsonlOptions, MemorySource, Object, Source, Voc,
+    VocOptions, Yolo, roboflow,
+};
 
 use indexmap::IndexMap;
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::{Error, Row, Source, out_of_range, read_file};
 use crate::data::Value;
 
-const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+/// Endings of picture files that are looked for in folders.
+pub(super) const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 
 /// One folder per class with images in it: `train/<label>/*.png`.
 ///
@@ -76,7 +77,8 @@ impl Source for ImageFolder {
     }
 }
 
-fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// The pictures of a folder and of those in it, in the order of their paths.
+pub(super) fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
     for path in list(folder)? {
         if path.is_dir() {
             collect_images(&path, images)?;
@@ -92,7 +94,7 @@ fn is_image(extension: &OsStr) -> bool {
 }
 
 /// The entries of a folder that are not hidden, sorted: the file system's own order is not repeatable.
-fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let fail = |source| Error::Io { action: "list", path: folder.to_owned(), source };
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {

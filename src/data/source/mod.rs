@@ -1,13 +1,22 @@
 //! Where rows come from. A source is indexed when it is opened and read row by row, in any order, from
 //! several threads.
 
+pub(super) mod detection;
+mod frames;
 mod imagefolder;
 mod jsonl;
 mod memory;
+mod roboflow;
 
+pub use detection::{
+    Annotated, Annotations, Classes, Coco, DetectOptions, DetectionSource, ImageFile, Object, Voc,
+    VocOptions, Yolo,
+};
+pub use frames::{Frames, FramesOptions};
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
+pub use roboflow::roboflow;
 
 use std::fs;
 use std::ops::Range;
