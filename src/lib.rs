@@ -24,6 +24,7 @@ pub mod optim;
 pub mod params;
 pub mod pp;
 pub mod predict;
+pub mod preview;
 pub mod report;
 pub mod runtime;
 pub mod setup;

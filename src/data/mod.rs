@@ -30,6 +30,7 @@
 
 mod batch;
 mod error;
+pub mod format;
 mod loader;
 mod order;
 mod prefetch;
@@ -43,8 +44,9 @@ pub use loader::{Loader, LoaderOptions, Remainder, Stats};
 pub use order::{Order, mix};
 pub use row::{Row, Value};
 pub use source::{
-    BLOCKS_AT_HAND, FeatureType, ImageFolder, Jsonl, JsonlOptions, MemorySource, Parquet, ParquetOptions,
-    Source, TfRecord, Tfds, TfdsOptions, WebDataset,
+    Annotated, Annotations, BLOCKS_AT_HAND, Classes, Coco, DetectOptions, DetectionSource, FeatureType, Frames,
+    FramesOptions, ImageFile, ImageFolder, Jsonl, JsonlOptions, MemorySource, Object, Parquet, ParquetOptions,
+    Source, TfRecord, Tfds, TfdsOptions, Voc, VocOptions, WebDataset, Yolo, roboflow,
 };
 
 use indexmap::IndexMap;

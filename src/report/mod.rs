@@ -14,6 +14,7 @@ pub mod logging;
 pub mod metrics;
 pub mod page;
 pub mod palette;
+pub mod preview;
 mod text;
 pub mod units;
 

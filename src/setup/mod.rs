@@ -6,7 +6,7 @@ mod device;
 mod model;
 mod optimizer;
 
-pub use data::{PpPreprocess, pp_env, source, tokenizer};
+pub use data::{PpPreprocess, example_of, pp_env, source, tokenizer};
 pub use device::{client, client_of, plugin_request};
 pub use model::{initial_params, model_config, param_dtypes};
 pub use optimizer::{Schedules, optimizer};

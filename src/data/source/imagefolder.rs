@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use super::{Error, Row, Source, file_name, list, out_of_range, read_file};
 use crate::data::Value;
 
-const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+/// Endings of picture files that are looked for in folders.
+pub(super) const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 
 /// One folder per class with images in it: `train/<label>/*.png`.
 ///
@@ -75,7 +76,8 @@ impl Source for ImageFolder {
     }
 }
 
-fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// The pictures of a folder and of those in it, in the order of their paths.
+pub(super) fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
     for path in list(folder)? {
         if path.is_dir() {
             collect_images(&path, images)?;

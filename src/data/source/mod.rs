@@ -2,12 +2,15 @@
 //! several threads.
 
 mod columns;
+pub(super) mod detection;
 mod example;
+mod frames;
 mod imagefolder;
 mod jsonl;
 mod memory;
 mod parquet;
 mod records;
+mod roboflow;
 mod shards;
 mod split;
 mod tfds;
@@ -15,10 +18,16 @@ mod tfds_features;
 mod tfrecord;
 mod webdataset;
 
+pub use detection::{
+    Annotated, Annotations, Classes, Coco, DetectOptions, DetectionSource, ImageFile, Object, Voc,
+    VocOptions, Yolo,
+};
+pub use frames::{Frames, FramesOptions};
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
 pub use parquet::{Parquet, ParquetOptions};
+pub use roboflow::roboflow;
 pub use tfds::{Tfds, TfdsOptions};
 pub use tfrecord::{FeatureType, TfRecord};
 pub use webdataset::WebDataset;
