@@ -1,6 +1,9 @@
 //! Recordings of small data sets in the formats that people have: every row of every set, with files by their
 //! digest.
 
+mod boxes;
+mod records;
+
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
@@ -14,7 +17,17 @@ use crate::data::{self, ImageFolder, Jsonl, JsonlOptions, Source, Value};
 /// A set of the recording: the file that says what its rows are, and how to replay it.
 type Part = (&'static str, fn(&Path, &Json) -> Option<Vec<Row>>);
 
-const PARTS: [Part; 2] = [("expected_jsonl.json", jsonl), ("expected_imagefolder.json", imagefolder)];
+const PARTS: [Part; 9] = [
+    ("expected_jsonl.json", jsonl),
+    ("expected_imagefolder.json", imagefolder),
+    ("expected_tfrecord.json", records::tfrecord),
+    ("expected_tfds.json", records::tfds),
+    ("expected_webdataset.json", records::webdataset),
+    ("expected_hf_parquet_captions.json", records::parquet_captions),
+    ("expected_hf_parquet_detection.json", records::parquet_detection),
+    ("expected_detection.json", boxes::sets),
+    ("expected_detection_strings.json", boxes::parquet_strings),
+];
 
 /// One of these shows that a folder is such a recording.
 pub(super) const FILES: [&str; PARTS.len()] = {
@@ -54,6 +67,7 @@ fn to_json(value: &Value) -> Json {
         Value::Bool(flag) => json!(flag),
         Value::Bytes(bytes) => json!(sha256(bytes)),
         Value::List(items) => items.iter().map(to_json).collect(),
+        Value::Dict(entries) => row_to_json(entries),
     }
 }
 
@@ -61,13 +75,21 @@ fn row_to_json(row: &data::Row) -> Json {
     row.iter().map(|(name, value)| (name.clone(), to_json(value))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// Compares every row of a source with what is recorded.
+/// Compares every row of a source, as `shown` by the recording, with what is recorded.
 fn compare(tally: &mut Tally, source: &dyn Source, expected: &[Json], shown: impl Fn(usize, Json) -> Json) {
     tally.case(source.len() == expected.len(), format!("number of rows of {}", source.describe()));
     for (index, expected) in expected.iter().enumerate() {
         let got = source.get(index).map(|row| shown(index, row_to_json(&row)));
         tally.case(got.is_ok_and(|got| got == *expected), source.locate(index));
     }
+}
+
+/// A row as JSON, without the number that sources give their rows.
+fn without_id(mut row: Json) -> Json {
+    if let Some(row) = row.as_object_mut() {
+        row.shift_remove("id");
+    }
+    row
 }
 
 fn jsonl(dir: &Path, recorded: &Json) -> Option<Vec<Row>> {
