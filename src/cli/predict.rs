@@ -212,7 +212,7 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
 
 fn draw(path: &Path, question: &Question, prediction: &Prediction) -> Result<(), Error> {
     let decode = |source| Error::Decode { path: PathBuf::from(&question.name), source };
-    let pixels = pp::decode(&question.image, 3).map_err(decode)?;
+    let pixels = pp::decode(&question.image, &pp::DecodeOptions::default()).map_err(decode)?;
     let (height, width) = (pixels.dims()[0] as u32, pixels.dims()[1] as u32);
     let picture = RgbImage::from_raw(width, height, pixels.bytes().to_vec())
         .expect("three bytes for each pixel were decoded");
