@@ -11,6 +11,7 @@ pub mod autodiff;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod data;
 pub mod decode;
 pub mod detection;

@@ -100,6 +100,17 @@ fn mha_passes() {
     passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 8);
 }
 
+/// Sums of 56 and 167 arrays, and the 9 and 32 parameters that the runs changed.
+#[test]
+fn train_states_pass() {
+    passes("checkpoint_bv", &[Check::Checkpoint], 0, 2 * (56 + 167) + 9 + 32);
+}
+
+#[test]
+fn the_vision_tower_alone_passes() {
+    passes("vit", &[Check::Vit], 0, 23 + 2 + 4);
+}
+
 /// Replays a folder of recordings that need no device, and says how many cases of each kind there were.
 #[track_caller]
 fn cases_without_a_device(folder: &str, only: &[Check]) -> Vec<(String, usize)> {

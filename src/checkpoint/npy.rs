@@ -179,8 +179,18 @@ pub fn read_strings(reader: &mut impl Read) -> Result<Vec<String>, Error> {
 }
 
 fn dtype_of(descr: &str) -> Result<DType, Error> {
-    let (order, kind) = match descr.chars().next() {
-        Some(order @ ('<' | '>' | '|' | '=')) => (order, &descr[1..]),
+    match parse_descr(descr) {
+        None => Err(Error::DType(descr.to_owned())),
+        Some((_, true)) => Err(Error::BigEndian(descr.to_owned())),
+        Some((dtype, false)) => Ok(dtype),
+    }
+}
+
+/// The dtype that numpy's string for it means, and whether its bytes stand in big-endian order; `None` for
+/// what this program has no type for.
+pub(crate) fn parse_descr(descr: &str) -> Option<(DType, bool)> {
+    let (order, kind) = match descr.chars().next()? {
+        order @ ('<' | '>' | '|' | '=') => (order, &descr[1..]),
         _ => ('|', descr),
     };
     let dtype = match kind {
@@ -197,15 +207,13 @@ fn dtype_of(descr: &str) -> Result<DType, Error> {
         "b1" => DType::Pred,
         // numpy has no bfloat16: it stores two raw bytes, as '<V2' at first and '|V2' once saved again.
         "V2" => DType::BF16,
-        _ => return Err(Error::DType(descr.to_owned())),
+        _ => return None,
     };
-    if order == '>' && dtype.num_bytes() > 1 {
-        return Err(Error::BigEndian(descr.to_owned()));
-    }
-    Ok(dtype)
+    Some((dtype, order == '>' && dtype.num_bytes() > 1))
 }
 
-fn descr_of(dtype: DType) -> &'static str {
+/// numpy's string for a dtype.
+pub(crate) fn descr_of(dtype: DType) -> &'static str {
     match dtype {
         DType::Pred => "|b1",
         DType::S8 => "|i1",

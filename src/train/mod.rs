@@ -6,13 +6,14 @@
 
 mod page;
 mod prepare;
+mod resume;
 mod run;
 mod state;
 mod step;
 mod timing;
 
 pub use run::{Ended, Request, train};
-pub use state::TrainState;
+pub use state::{FrozenOnDevice, StateCopy, TrainState};
 pub use step::{METRICS, StepBatch, StepInputs, TrainStep};
 
 use std::path::PathBuf;
@@ -55,6 +56,11 @@ pub enum Error {
         "the checkpoint was written with {what} {saved}, the config has {now}; use another workdir to start anew"
     )]
     OtherRun { what: &'static str, saved: String, now: String },
+    #[error(
+        "{} does not hold the state of this training; resume it with its own config, or start from its parameters by \
+         model_init:{}", path.display(), problems.iter().map(|problem| format!("\n  {problem}")).collect::<String>()
+    )]
+    Uncovered { path: PathBuf, problems: Vec<String> },
     #[error("the training data ended before the training did")]
     NoMoreData,
 }

@@ -5,20 +5,22 @@ use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 
+use super::resume::Elsewhere;
 use super::state::TrainState;
 use super::step::{StepBatch, TrainStep};
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
-use crate::checkpoint::{Checkpoint, Reader, Store};
+use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
 use crate::config::{Horizon, InputData, Loaded, Reduction};
 use crate::data::{Batch, Loader, LoaderOptions, Remainder, Source};
 use crate::exec;
 use crate::hlo;
 use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
 use crate::optim::Optimizer;
-use crate::params::{ParamSpecs, overview};
+use crate::params::ParamSpecs;
 use crate::pp::Env;
 use crate::report::metrics::read_metrics;
+use crate::report::overview::overview;
 use crate::runtime::{Client, CompileOptions, Executable};
 use crate::setup::{self, PpPreprocess, Schedules};
 
@@ -38,8 +40,12 @@ pub(super) struct Prepared {
     first_batch: Option<Batch>,
     pub env: Env,
     pub store: Arc<Store>,
+    /// What checkpoints hold besides the changing state; until the saver takes it.
+    pub frozen: Option<Frozen>,
     /// Where the run stands.
     pub progress: Progress,
+    /// Whether the workdir has a checkpoint of where it stands.
+    pub is_saved: bool,
     pub horizon: Horizon,
     pub total_steps: u64,
     pub batch_size: u64,
@@ -92,15 +98,24 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
 
     let store = Arc::new(Store::open(request.workdir)?);
     let resumed = store.load_latest()?.map(|latest| latest.checkpoint);
-    let progress = Progress::of(resumed.as_ref(), loaded, &source)?;
+    // A run that has begun goes on by itself.
+    let elsewhere = match config.resume.as_ref().filter(|_| resumed.is_none()) {
+        Some(path) => Some(Elsewhere::open(path.as_path(), &specs, &optimizer, batch_size)?),
+        None => None,
+    };
+    let progress = match &elsewhere {
+        Some(elsewhere) => elsewhere.progress,
+        None => Progress::of(resumed.as_ref(), loaded, &source)?,
+    };
     let is_over =
         progress.step > total_steps || progress.step == total_steps && is_finished(request, total_steps)?;
-    if resumed.is_some() && is_over {
-        let workdir = request.workdir.to_owned();
-        return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
-    }
-    if let Some(checkpoint) = &resumed {
-        console.line(&format!("resuming from {}", checkpoint.path().display()));
+    let origin = elsewhere.as_ref().map(Elsewhere::path).or(resumed.as_ref().map(Reader::path));
+    if let Some(origin) = origin {
+        if is_over {
+            let workdir = if elsewhere.is_some() { origin } else { request.workdir }.to_owned();
+            return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
+        }
+        console.line(&format!("resuming from {}", origin.display()));
     }
 
     // The loader's threads start to work while the program is compiled.
@@ -143,7 +158,10 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
 
     // Parameters are read or drawn on other threads while the program is built and compiled on this one.
     let (values, compiled) = std::thread::scope(|scope| {
-        let values = scope.spawn(|| initial_values(loaded, &specs, resumed.as_ref()));
+        let values = scope.spawn(|| match &elsewhere {
+            Some(elsewhere) => elsewhere.params(&specs),
+            None => initial_values(loaded, &specs, resumed.as_ref()),
+        });
         let compiled = (|| {
             let started = Instant::now();
             let batch = StepBatch { batch_size: input.batch_size, text_len };
@@ -166,11 +184,15 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let (step, executable, compile_secs) = compiled?;
     let values = values.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let saved = |name: &str| {
+        if let Some(elsewhere) = &elsewhere {
+            return Some(elsewhere.optimizer_state(name));
+        }
         // A checkpoint without it is one of another optimizer, and reading says what it has.
         let checkpoint = resumed.as_ref()?;
         Some(checkpoint.read(&format!("opt/{name}")))
     };
     let state = TrainState::new(&device, &specs, values, &optimizer, saved)?;
+    let frozen = frozen_part(loaded, &state, resumed.as_ref())?;
     Ok(Prepared {
         model,
         specs,
@@ -185,11 +207,28 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         first_batch: Some(first_batch),
         env,
         store,
+        frozen: Some(frozen),
         progress,
+        is_saved: resumed.is_some(),
         horizon,
         total_steps,
         batch_size,
         data_size,
+    })
+}
+
+/// What every checkpoint of the run holds, or leaves to those that its parameters came from.
+fn frozen_part(loaded: &Loaded, state: &TrainState, resumed: Option<&Checkpoint>) -> Result<Frozen, Error> {
+    let mut frozen = Frozen::new(Box::new(state.frozen()));
+    if !loaded.config.ckpt_frozen {
+        frozen = frozen.left_to(match resumed.map(Checkpoint::base).unwrap_or_default() {
+            [] => setup::init_files(loaded)?,
+            base => base.to_vec(),
+        });
+    }
+    Ok(match resumed {
+        Some(checkpoint) => frozen.resumed_from(checkpoint),
+        None => frozen,
     })
 }
 
@@ -199,10 +238,6 @@ fn check_supported(loaded: &Loaded) -> Result<(), Error> {
     if config.grad_accum_steps != 1 {
         let message = format!("grad_accum_steps is {}, only 1 is supported yet", config.grad_accum_steps);
         return Err(loaded.error_at("grad_accum_steps", message).into());
-    }
-    if config.resume.is_some() {
-        let message = "resume is not supported yet: a run goes on from its own workdir";
-        return Err(loaded.error_at("resume", message).into());
     }
     Ok(())
 }

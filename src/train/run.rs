@@ -9,9 +9,9 @@ use super::page::{Gallery, write_page};
 use super::prepare::{Prepared, Progress as SavedProgress, prepare, step_arrays};
 use super::step::METRICS;
 use super::timing::Timing;
-use super::{Error, TrainState};
+use super::{Error, StateCopy, TrainState};
 use crate::array::HostArray;
-use crate::checkpoint::AsyncSaver;
+use crate::checkpoint::{self, AsyncSaver};
 use crate::config::{Loaded, When, itstime};
 use crate::data::{Batch, mix};
 use crate::eval::{Evaluation, Shared};
@@ -64,6 +64,17 @@ struct Pending {
     rows: Vec<usize>,
 }
 
+/// A checkpoint whose arrays are on their way from the device. It is written once the measurements of its step
+/// have been seen: that of a run that went wrong would be the one that it resumes from.
+struct PendingSave {
+    step: u64,
+    copy: StateCopy,
+    progress: SavedProgress,
+    keep: bool,
+    /// How long it has kept the loop from its steps.
+    stall: Duration,
+}
+
 struct Run<'a> {
     request: &'a Request<'a>,
     prepared: Prepared,
@@ -75,6 +86,9 @@ struct Run<'a> {
     metrics: MetricsWriter,
     events: Option<EventWriter>,
     pending: VecDeque<Pending>,
+    pending_save: Option<PendingSave>,
+    /// How long checkpoints have kept the loop from its steps since the last row of metrics, if any was made.
+    ckpt_stall: Option<Duration>,
     latest: Vec<(String, f64)>,
     step: u64,
     position: u64,
@@ -123,9 +137,10 @@ impl<'a> Run<'a> {
         let mut timing = Timing::new(request.process_start);
         timing.compile_secs = prepared.compile_secs;
         let state = prepared.take_state();
+        let saved_step = prepared.is_saved.then_some(done);
         Ok(Run {
             request,
-            saver: AsyncSaver::new(prepared.store.clone()),
+            saver: AsyncSaver::new(prepared.store.clone(), prepared.frozen.take()),
             position: prepared.progress.position,
             gallery: Gallery::load(workdir),
             prepared,
@@ -134,9 +149,11 @@ impl<'a> Run<'a> {
             metrics,
             events,
             pending: VecDeque::new(),
+            pending_save: None,
+            ckpt_stall: None,
             latest: Vec::new(),
             step: done,
-            saved_step: (done > 0).then_some(done),
+            saved_step,
             first_step_at: now,
             pace: Pace { since: now, step: done, waited: Duration::ZERO },
             timing,
@@ -232,6 +249,11 @@ impl<'a> Run<'a> {
                 return Err(Error::NotFinite { step, metric, value, rows });
             }
         }
+        self.report_step(step, &values, progress)?;
+        self.submit_if_seen()
+    }
+
+    fn report_step(&mut self, step: u64, values: &[f64], progress: &Progress) -> Result<(), Error> {
         let config = &self.request.loaded.config;
         let log_every = config.log_training.steps("log_training", self.prepared.horizon).ok().flatten();
         let (examples_per_sec, input_wait) = self.speed(step);
@@ -254,6 +276,7 @@ impl<'a> Run<'a> {
         row.push(("epoch".into(), seen / self.prepared.data_size.max(1) as f64));
         row.extend(examples_per_sec.map(|value| ("examples_per_sec".to_owned(), value)));
         row.extend(input_wait.map(|value| ("input_wait".to_owned(), value)));
+        row.extend(self.take_ckpt_stall());
         self.pace = Pace { since: Instant::now(), step, waited: self.prepared.loader.stats().waited };
         self.record(step, row)
     }
@@ -267,6 +290,10 @@ impl<'a> Run<'a> {
         let examples = ((step - self.pace.step) * self.prepared.batch_size) as f64;
         let waited = self.prepared.loader.stats().waited.saturating_sub(self.pace.waited).as_secs_f64();
         (Some(examples / secs), Some((waited / secs).clamp(0.0, 1.0)))
+    }
+
+    fn take_ckpt_stall(&mut self) -> Option<(String, f64)> {
+        Some(("z/secs/ckpt_stall".to_owned(), self.ckpt_stall.take()?.as_secs_f64()))
     }
 
     fn record(&mut self, step: u64, row: Vec<(String, f64)>) -> Result<(), Error> {
@@ -326,42 +353,56 @@ impl<'a> Run<'a> {
         let when = When { first: false, last: false, ..When::default() };
         let is_kept = itstime(self.step, keep, total, When { drop_close_to_last: 0.0, ..when });
         if is_kept || itstime(self.step, steps("ckpt", &config.ckpt), total, when) {
-            // A checkpoint of a run that went wrong would be the one that it resumes from.
-            self.report_all(progress)?;
-            self.save(is_kept)?;
+            while self.pending_save.is_some() {
+                self.report_oldest(progress)?;
+            }
+            self.start_save(is_kept)?;
         }
         Ok(())
     }
 
-    /// Copies the state to the host; files are written while the training goes on.
-    fn save(&mut self, keep: bool) -> Result<(), Error> {
-        self.timing.interrupted();
-        let state = self.state.as_ref().expect("the state is there between steps");
-        let mut tensors = state.changing()?;
-        tensors.extend(state.frozen()?);
-        let saved = SavedProgress {
+    /// Starts to copy the state to the host. Copying and writing go on beside the next steps.
+    fn start_save(&mut self, keep: bool) -> Result<(), Error> {
+        let started = Instant::now();
+        // No more than one copy of the state is in memory.
+        self.saver.wait()?;
+        let copy = self.state.as_ref().expect("the state is there between steps").start_copy()?;
+        let progress = SavedProgress {
             step: self.step,
             position: self.position,
             trained_secs: self.prepared.progress.trained_secs + self.first_step_at.elapsed().as_secs_f64(),
         };
-        let json = saved.to_json(self.request.loaded.config.seed, self.prepared.data_size);
-        self.gallery.save(self.request.workdir)?;
-        self.saver.submit(self.step, tensors, json, keep)?;
+        let stall = started.elapsed();
+        self.pending_save = Some(PendingSave { step: self.step, copy, progress, keep, stall });
         self.saved_step = Some(self.step);
+        self.submit_if_seen()
+    }
+
+    /// Hands the pending checkpoint to the thread that writes it, unless its step is still under way.
+    fn submit_if_seen(&mut self) -> Result<(), Error> {
+        let first_unseen = self.pending.front().map_or(self.step + 1, |oldest| oldest.step);
+        let Some(save) = self.pending_save.take_if(|save| save.step < first_unseen) else { return Ok(()) };
+        let started = Instant::now();
+        let json = save.progress.to_json(self.request.loaded.config.seed, self.prepared.data_size);
+        self.gallery.save(self.request.workdir)?;
+        let arrays = || save.copy.wait().map_err(|error| checkpoint::Error::State(error.into()));
+        self.saver.submit(save.step, arrays, json, save.keep)?;
+        *self.ckpt_stall.get_or_insert_default() += save.stall + started.elapsed();
         Ok(())
     }
 
     fn finish(mut self) -> Result<Ended, Error> {
         let secs = self.first_step_at.elapsed().as_secs_f64();
         if self.saved_step != Some(self.step) {
-            self.save(false)?;
+            self.start_save(false)?;
         }
         self.saver.wait()?;
         if !self.interrupted {
             self.evaluate(|_, _| true)?;
             self.gallery.save(self.request.workdir)?;
         }
-        let timing = self.timing.metrics();
+        let mut timing = self.timing.metrics();
+        timing.extend(self.take_ckpt_stall());
         self.record(self.step, timing)?;
         if self.request.loaded.config.report.html {
             let trained = self.prepared.optimizer.trained();

@@ -3,7 +3,10 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, data, decode, forward, image, loss, text, train};
+use super::{
+    Error, Row, checkpoint, data, decode, forward, image, loss, text, train, vit,
+};
+use crate::runtime::Client;
 
 /// One thing that a recording holds and that can be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub enum Check {
 pub(super) enum Replay {
     /// With a model on a device.
     Model(fn(&Session) -> Result<Vec<Row>, Error>),
+    /// On a device, from the recording's folder.
+    Device(fn(&Client, &Path) -> Result<Vec<Row>, Error>),
     /// From the recording's folder alone.
     Folder(fn(&Path) -> Result<Vec<Row>, Error>),
 }
@@ -94,7 +99,7 @@ impl Check {
             Check::Adafactor => &["adafactor.json"],
             Check::Decode | Check::Beam => &[decode::FILE],
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
-            Check::Vit => &["vit.json"],
+            Check::Vit => &[vit::FILE],
             Check::Image => &[image::FILE],
             Check::Text => &text::FILES,
             Check::Configs => &[text::CONFIGS_FILE],
@@ -115,7 +120,9 @@ impl Check {
             Check::Text => return Some(Replay::Folder(text::text)),
             Check::Configs => return Some(Replay::Folder(text::configs)),
             Check::Data => return Some(Replay::Folder(data::data)),
-            Check::Adafactor | Check::Beam | Check::Checkpoint | Check::Vit => return None,
+            Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
+            Check::Vit => return Some(Replay::Device(vit::vit)),
+            Check::Adafactor | Check::Beam => return None,
         }))
     }
 }
