@@ -23,6 +23,7 @@ use super::npy::{self, Header, fortran_to_row_major};
 use super::pieces::{Cursor, Pieces};
 use super::reader::{Reader, check_size, within};
 use crate::array::{HostArray, Shape};
+use crate::params;
 
 /// An open `.npz`, with its names as they are in the file (see [`open`](super::open) for prefixes).
 pub struct Npz {
@@ -118,6 +119,26 @@ impl Npz {
             source: npy::Error::Read(source),
         })
     }
+}
+
+/// The array of text `name` of an archive, which may hold others of any type.
+///
+/// # Errors
+/// When there is no such array, or it is damaged or not of text.
+pub fn read_strings(path: &Path, name: &str) -> Result<Vec<String>, Error> {
+    let mut archive =
+        ZipArchive::new(Cursor::new(Pieces::open(&[path.to_owned()])?)).map_err(zip_error("read", path))?;
+    let entry = format!("{name}.npy");
+    let Some(index) = archive.index_for_name(&entry) else {
+        let names =
+            archive.file_names().filter_map(|name| name.ok()?.strip_suffix(".npy").map(str::to_owned));
+        let names: Vec<String> = names.collect();
+        let nearest = params::nearest(name, names.iter().map(String::as_str));
+        return Err(Error::UnknownTensor { path: path.to_owned(), name: name.to_owned(), nearest });
+    };
+    let mut file = archive.by_index(index).map_err(zip_error("read", path))?;
+    let strings = npy::read_strings(&mut file);
+    strings.map_err(|source| Error::Npy { path: path.to_owned(), entry, source })
 }
 
 impl Entry {

@@ -1,6 +1,9 @@
 //! The command line: one file per verb.
 
 pub mod convert;
+pub mod data_format;
+pub mod data_ops;
+pub mod data_preview;
 pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
@@ -9,7 +12,7 @@ pub mod predict;
 pub mod train;
 pub mod verify;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -50,6 +53,9 @@ enum Verb {
 
 #[derive(Debug, Subcommand)]
 enum Data {
+    Preview(data_preview::Args),
+    Format(data_format::Args),
+    Ops(data_ops::Args),
     Synth(data_synth::Args),
     Tokenizer(data_tokenizer::Args),
 }
@@ -73,6 +79,12 @@ pub enum Error {
     Predict(#[from] predict::Error),
     #[error(transparent)]
     Config(#[from] crate::config::Error),
+    #[error(transparent)]
+    Format(#[from] data_format::Error),
+    #[error(transparent)]
+    Ops(#[from] data_ops::Error),
+    #[error(transparent)]
+    Preview(#[from] data_preview::Error),
     #[error(transparent)]
     Synth(#[from] crate::data::synth::Error),
     #[error(transparent)]
@@ -103,6 +115,9 @@ impl Error {
         use crate::verify::Error as Verify;
         match self {
             Error::Predict(error) => error.is_usage(),
+            Error::Format(error) => error.is_usage(),
+            Error::Preview(error) => error.is_usage(),
+            Error::Ops(data_ops::Error::Unknown { .. }) => true,
             Error::Convert(error) => error.is_usage(),
             Error::Params(_) | Error::Setup(Setup::Config(_)) => true,
             Error::Checkpoint(error) => error.is_usage(),
@@ -145,6 +160,9 @@ fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome
     match verb {
         Verb::Train(args) => return train::run(args, console, process_start),
         Verb::Predict(args) => predict::run(args, console)?,
+        Verb::Data(Data::Preview(args)) => data_preview::run(args)?,
+        Verb::Data(Data::Format(args)) => data_format::run(args, console)?,
+        Verb::Data(Data::Ops(args)) => data_ops::run(args)?,
         Verb::Convert(args) => return convert::run(args, console),
         Verb::Inspect(args) => inspect::run(args, console)?,
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
@@ -155,6 +173,14 @@ fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Prints to standard output. Whoever reads may have seen enough.
+fn print_line(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 /// Prints an error with its causes.
@@ -170,6 +196,6 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
         source = cause.source();
     }
     // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(code)
 }

@@ -3,6 +3,7 @@
 use super::decode::{
     Decoder, Field, FilePath, Named, Remaining, Rest, Row, entry, resolve_path, unknown_key,
 };
+use super::detection::{Coco, Frames, Roboflow, Voc, Yolo};
 use super::node::{Entry, Kind, Node};
 use super::schema::{NON_NEGATIVE, POSITIVE, unknown_word};
 use crate::{config_choice, config_section};
@@ -132,6 +133,17 @@ sources! {
     Jsonl = "bv:jsonl",
     /// A folder with one sub-folder of images per label.
     ImageFolder = "bv:imagefolder",
+    /// Pictures with boxes as in COCO's instances JSON. Boxed sets give the keys `image`, `image_id`,
+    /// `objects` (`bbox`: y1 x1 y2 x2 as fractions, `label`: names), `prefix`, `suffix` and `id`.
+    Coco = "coco",
+    /// Pictures with boxes as YOLO's text files.
+    Yolo = "yolo",
+    /// Pictures with boxes as Pascal VOC's XML files.
+    Voc = "voc",
+    /// Rows as Roboflow exports them for PaliGemma, pictures beside them.
+    Roboflow = "roboflow",
+    /// Rows of a JSON-lines file whose picture is several: a folder of frames, or a list of files.
+    Frames = "frames",
 }
 
 /// Training data: one source, or a mixture of named ones with their weights.

@@ -22,6 +22,7 @@
 
 mod args;
 mod decode;
+mod detection;
 mod error;
 mod evals;
 mod input;
@@ -37,6 +38,7 @@ mod steps;
 mod values;
 
 pub use decode::{FilePath, Named};
+pub use detection::{ClassChoice, Coco, Detect, Frames, Loc, Roboflow, Voc, Yolo};
 pub use error::{Diagnostic, Error};
 pub use evals::{Eval, EvalCache};
 pub use input::{

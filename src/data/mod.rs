@@ -30,6 +30,7 @@
 
 mod batch;
 mod error;
+pub mod format;
 mod loader;
 mod mixture;
 mod order;
@@ -46,7 +47,10 @@ pub use mixture::Mixture;
 pub use order::{Order, Shuffle, mix};
 pub use row::{Row, Value};
 pub use source::{
-    BLOCKS_AT_HAND, Cached, ImageFolder, Jsonl, JsonlOptions, MemorySource, Source, fingerprint,
+    Annotated, Annotations, BLOCKS_AT_HAND, Cached, Classes, Coco, DetectOptions, DetectionSource,
+    FeatureType, Frames, FramesOptions, ImageFile, ImageFolder, Jsonl, JsonlOptions, MemorySource, Object,
+    Parquet, ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, Voc, VocOptions, WebDataset, Yolo,
+    fingerprint, roboflow,
 };
 pub use stream::{EPOCH, ID, SOURCE, Stream};
 

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod overview;
 pub mod page;
 pub mod palette;
+pub mod preview;
 pub mod table;
 mod text;
 mod transfer;

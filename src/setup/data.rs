@@ -3,9 +3,11 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::array::{DType, HostArray, Shape};
-use crate::config::{self, FilePath, Loaded};
+use crate::config::{self, ClassChoice, FilePath, Loaded};
 use crate::data::{
-    ImageFolder, Jsonl, JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value,
+    Annotations, Classes, Coco, DetectOptions, DetectionSource, Frames, FramesOptions, ImageFolder, Jsonl,
+    JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value, Voc, VocOptions, Yolo,
+    roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
 use crate::tokenizer::Tokenizer;
@@ -20,7 +22,45 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             Arc::new(Jsonl::open(jsonl.fname.as_path(), options)?)
         }
         config::Source::ImageFolder(folder) => Arc::new(ImageFolder::open(folder.path.as_path())?),
+        config::Source::Coco(coco) => {
+            let images = coco.images.as_ref().map(|path| path.as_path().to_owned());
+            boxes(Box::new(Coco::open(coco.path.as_path(), images)?), &coco.detect)?
+        }
+        config::Source::Yolo(yolo) => {
+            boxes(Box::new(Yolo::open(yolo.path.as_path(), &yolo.split)?), &yolo.detect)?
+        }
+        config::Source::Voc(voc) => {
+            let options = VocOptions { one_based: voc.one_based };
+            boxes(Box::new(Voc::open(voc.path.as_path(), &voc.split, options)?), &voc.detect)?
+        }
+        config::Source::Roboflow(export) => Arc::new(roboflow(export.path.as_path(), &export.split)?),
+        config::Source::Frames(frames) => {
+            let options = FramesOptions {
+                key: frames.key.clone(),
+                folder: frames.folder.as_path().to_owned(),
+                outkey: frames.outkey.clone(),
+                num_frames: frames.num_frames,
+                stride: frames.stride,
+            };
+            Arc::new(Frames::open(frames.fname.as_path(), options)?)
+        }
     })
+}
+
+/// A set with boxes as rows.
+fn boxes(set: Box<dyn Annotations>, detect: &config::Detect) -> Result<Arc<dyn Source>, Error> {
+    let options = DetectOptions {
+        prefix: detect.prefix.clone(),
+        classes: match &detect.classes {
+            ClassChoice::All => Classes::All,
+            ClassChoice::Present => Classes::Present,
+            ClassChoice::Only(names) => Classes::Only(names.clone()),
+        },
+        loc: detect.loc.options(),
+        skip_difficult: detect.skip_difficult,
+        drop_empty: detect.drop_empty,
+    };
+    Ok(Arc::new(DetectionSource::new(set, options)?))
 }
 
 /// Where pp strings of this config look for files: beside the config, and beside its tokenizer.
@@ -97,7 +137,7 @@ impl PpPreprocess {
 
 impl Preprocess for PpPreprocess {
     fn run(&self, row: Row, seed: u64) -> Result<Processed, PreprocessError> {
-        let example: Example = row.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
+        let example = example_of(row);
         let result = self.pipeline.run(example, seed)?;
         let mut wanted = self.keep_only.iter().flatten();
         if let Some(missing) = wanted.find(|key| result.get(key).is_none()) {
@@ -133,6 +173,11 @@ fn number(array: &HostArray) -> String {
     if array.dtype() == DType::Pred { (value != 0.0).to_string() } else { value.to_string() }
 }
 
+/// A row as preprocessing takes it.
+pub fn example_of(row: Row) -> Example {
+    row.into_iter().map(|(key, value)| (key, pp_value(value))).collect()
+}
+
 fn pp_value(value: Value) -> crate::pp::Value {
     match value {
         Value::Str(text) => text.as_str().into(),
@@ -141,10 +186,7 @@ fn pp_value(value: Value) -> crate::pp::Value {
         Value::Bool(flag) => HostArray::scalar(u8::from(flag)).cast(DType::Pred).into(),
         Value::Bytes(bytes) => crate::pp::Value::Bytes(bytes),
         Value::List(items) => list(items),
-        Value::Dict(fields) => {
-            let inner: Example = fields.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
-            crate::pp::Value::Dict(inner)
-        }
+        Value::Dict(fields) => crate::pp::Value::Dict(example_of(fields)),
     }
 }
 

@@ -7,7 +7,7 @@ mod input;
 mod model;
 mod optimizer;
 
-pub use data::{PpPreprocess, pp_env, source, tokenizer};
+pub use data::{PpPreprocess, example_of, pp_env, source, tokenizer};
 pub use device::{client, client_of, plugin_request};
 pub use input::streams;
 pub use model::{init_files, initial_params, model_config, param_dtypes};

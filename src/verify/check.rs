@@ -3,7 +3,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, checkpoint, decode, forward, image, loss, train, vit};
+use super::{Error, Row, checkpoint, data, decode, forward, image, loss, text, train, vit};
 use crate::runtime::Client;
 
 /// One thing that a recording holds and that can be replayed.
@@ -31,6 +31,12 @@ pub enum Check {
     Vit,
     /// Decoding, resizing and all else that is done to images before a model sees them.
     Image,
+    /// Tokenizers, the pp language and its ops on text.
+    Text,
+    /// The pp strings of big_vision's configs.
+    Configs,
+    /// Rows of data sets in the formats that people have.
+    Data,
 }
 
 /// Compares everything that one check of a recording holds.
@@ -44,7 +50,7 @@ pub(super) enum Replay {
 }
 
 impl Check {
-    pub const ALL: [Check; 11] = [
+    pub const ALL: [Check; 14] = [
         Check::Forward,
         Check::Loss,
         Check::Grads,
@@ -56,6 +62,9 @@ impl Check {
         Check::Checkpoint,
         Check::Vit,
         Check::Image,
+        Check::Text,
+        Check::Configs,
+        Check::Data,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -71,6 +80,9 @@ impl Check {
             Check::Checkpoint => "checkpoint",
             Check::Vit => "vit",
             Check::Image => "image",
+            Check::Text => "text",
+            Check::Configs => "configs",
+            Check::Data => "data",
         }
     }
 
@@ -87,6 +99,9 @@ impl Check {
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
             Check::Vit => &[vit::FILE],
             Check::Image => &[image::FILE],
+            Check::Text => &text::FILES,
+            Check::Configs => &[text::CONFIGS_FILE],
+            Check::Data => &data::FILES,
         }
     }
 
@@ -100,6 +115,9 @@ impl Check {
             Check::Adam => train::adam,
             Check::Decode => decode::greedy,
             Check::Image => return Some(Replay::Folder(image::images)),
+            Check::Text => return Some(Replay::Folder(text::text)),
+            Check::Configs => return Some(Replay::Folder(text::configs)),
+            Check::Data => return Some(Replay::Folder(data::data)),
             Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
             Check::Vit => return Some(Replay::Device(vit::vit)),
             Check::Adafactor | Check::Beam => return None,

@@ -11,6 +11,7 @@
 mod check;
 mod checkpoint;
 mod compare;
+mod data;
 mod decode;
 mod error;
 mod forward;
@@ -19,6 +20,8 @@ mod loss;
 mod program;
 mod recording;
 mod report;
+mod tally;
+mod text;
 mod tolerance;
 mod train;
 mod vit;
