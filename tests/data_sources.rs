@@ -332,7 +332,8 @@ fn webdataset_samples_are_the_references() {
 /// memory that the file has not. `PALIGEMMA_HOSTILE_ROUNDS` sets how many copies of each file there are.
 #[test]
 fn damaged_files_are_errors_and_nothing_worse() {
-    let rounds = std::env::var("PALIGEMMA_HOSTILE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let rounds =
+        std::env::var("PALIGEMMA_HOSTILE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let dir = tempfile::tempdir().unwrap();
     let features: indexmap::IndexMap<_, _> = [("image/caption".to_owned(), FeatureType::StrList)].into();
     let all = |source: &dyn Source| (0..source.len()).filter(|&index| source.get(index).is_ok()).count();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::decode::{
     Decoder, Field, FilePath, Named, Remaining, Rest, Row, entry, resolve_path, unknown_key,
 };
+use super::detection::{Coco, Frames, Roboflow, Voc, Yolo};
 use super::node::{Entry, Kind, Node};
 use super::schema::{NON_NEGATIVE, POSITIVE, unknown_word};
 use crate::{config_choice, config_section};
@@ -280,6 +281,17 @@ sources! {
     Parquet = "hf:parquet",
     /// Tar files of WebDataset.
     WebDataset = "webdataset",
+    /// Pictures with boxes as in COCO's instances JSON. Boxed sets give the keys `image`, `image_id`,
+    /// `objects` (`bbox`: y1 x1 y2 x2 as fractions, `label`: names), `prefix`, `suffix` and `id`.
+    Coco = "coco",
+    /// Pictures with boxes as YOLO's text files.
+    Yolo = "yolo",
+    /// Pictures with boxes as Pascal VOC's XML files.
+    Voc = "voc",
+    /// Rows as Roboflow exports them for PaliGemma, pictures beside them.
+    Roboflow = "roboflow",
+    /// Rows of a JSON-lines file whose picture is several: a folder of frames, or a list of files.
+    Frames = "frames",
 }
 
 /// In big_vision, a name without a prefix is that of a TFDS data set; here, if a split comes with it.
@@ -347,19 +359,40 @@ impl Field for InputData {
     }
 }
 
+config_choice! {
+    /// How far a shuffle carries an example.
+    pub enum ShuffleReach {
+        /// To any place of the epoch, or as near to that as blocks allow.
+        Epoch = "epoch",
+        /// About `shuffle_buffer_size` places.
+        Buffer = "buffer",
+    }
+}
+
 config_section! {
     /// Training data and how it becomes batches.
     pub struct Input checked by check_input {
-        /// One data source, or a mixture `{a: 3, b: 1}` of sections `a` and `b` with their weights.
+        /// One data source, or a mixture `{a: 3, b: 1}` of sections `a` and `b` with their weights. An epoch of
+        /// a mixture is as many examples as its sources have together; a source of weight 0 is left out.
         pub data: InputData;
         /// Preprocessing ops for each example, joined by `|`.
         pub pp: String = String::new();
         /// Examples in one step, over all devices and processes.
         pub batch_size: usize = 32, POSITIVE;
-        /// Examples that the shuffle buffer holds; null keeps the order. With a mixture, set it per source.
+        /// Shuffles; null keeps the order. A source of which any example costs the same to read is shuffled as a
+        /// whole, whatever the number. One that stores examples in blocks (row groups) is read block by block in
+        /// random order, and as many blocks as hold this many examples are mixed at a time, up to four. With a
+        /// mixture, set it per source.
         pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
+        /// How far a shuffle carries an example: `epoch`, to any place of the epoch, or `buffer`, about
+        /// `shuffle_buffer_size` places, as a buffer does that is filled in order. With a
+        /// mixture, set it per source.
+        pub shuffle_reach: ShuffleReach = ShuffleReach::Epoch;
         /// Whether the raw examples stay in memory after the first epoch. With a mixture, set it per source.
         pub cache_raw: bool = false;
+        /// Memory for `cache_raw`, in MB (1e6 bytes); examples beyond it are read anew in every epoch. With a
+        /// mixture, set it per source.
+        pub cache_raw_mb: usize = 4096, POSITIVE;
         /// Whether an example that cannot be read or preprocessed is skipped with a warning instead of
         /// stopping the run. With a mixture, set it per source.
         pub skip_errors: bool = false;
@@ -367,7 +400,8 @@ config_section! {
         pub num_parallel_calls: Option<usize> = None, POSITIVE;
         /// Batches that are made ahead of their use.
         pub prefetch: usize = 2;
-        /// Keys that examples of a mixture keep; null keeps all.
+        /// Keys of the result of `pp` that are kept, each of which must be there; null keeps all. Sources of a
+        /// mixture must come to the same keys.
         pub keep_only: Option<Vec<String>> = None;
         rest sources: MixedSources = "One source of a mixture, under the name that `data` weighs.";
     }
@@ -380,10 +414,17 @@ config_section! {
         pub data: Source;
         /// Preprocessing ops for each example, joined by `|`.
         pub pp: String = String::new();
-        /// Examples that the shuffle buffer holds; null keeps the order.
+        /// Shuffles; null keeps the order. A source of which any example costs the same to read is shuffled as a
+        /// whole, whatever the number. One that stores examples in blocks (row groups) is read block by block in
+        /// random order, and as many blocks as hold this many examples are mixed at a time, up to four.
         pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
+        /// How far a shuffle carries an example: `epoch`, to any place of the epoch, or `buffer`, about
+        /// `shuffle_buffer_size` places, as a buffer does that is filled in order.
+        pub shuffle_reach: ShuffleReach = ShuffleReach::Epoch;
         /// Whether the raw examples stay in memory after the first epoch.
         pub cache_raw: bool = false;
+        /// Memory for `cache_raw`, in MB (1e6 bytes); examples beyond it are read anew in every epoch.
+        pub cache_raw_mb: usize = 4096, POSITIVE;
         /// Whether an example that cannot be read or preprocessed is skipped with a warning.
         pub skip_errors: bool = false;
     }
@@ -442,7 +483,9 @@ fn check_input(input: &Input, node: &Node, decoder: &mut Decoder) {
             decoder.problem::<()>(data.key_span(name), message);
         }
     }
-    for key in ["pp", "shuffle_buffer_size", "cache_raw", "skip_errors"] {
+    let per_source =
+        ["pp", "shuffle_buffer_size", "shuffle_reach", "cache_raw", "cache_raw_mb", "skip_errors"];
+    for key in per_source {
         if node.get(key).is_some_and(|value| *value != default_of(key)) {
             let message = format!("{key} is set per source in a mixture ({}.NAME.{key})", decoder.key());
             decoder.problem::<()>(node.key_span(key), message);
@@ -455,6 +498,8 @@ fn default_of(key: &str) -> Node {
     match key {
         "pp" => "".into(),
         "shuffle_buffer_size" => Kind::Null.into(),
+        "shuffle_reach" => ShuffleReach::Epoch.encode(),
+        "cache_raw_mb" => 4096usize.encode(),
         _ => Kind::Bool(false).into(),
     }
 }

@@ -84,7 +84,7 @@ fn every_key_has_a_default() {
 #[test]
 fn what_is_written_loads_again() {
     let mixture = "input:\n  data: {a: 3, b: 0.5}\n  a: {data: {name: bv:jsonl, fname: x}, pp: decode}\n  \
-                   b: {data: {name: bv:imagefolder, path: y}, shuffle_buffer_size: 10}\n\
+                   b: {data: {name: bv:imagefolder, path: y}, shuffle_buffer_size: 10, shuffle_reach: buffer, cache_raw_mb: 7}\n\
                    model: {img: {patch_size: [14, 16]}}\nmodel_init: {img: a.npz, llm: null}\n\
                    sharding_rules: [[act_batch, null]]\nmodel_load: {img_load_kw: {dont_load: ['head/.*']}}\n\
                    device: {kind: cpu}\nschedule: null\nlr_mults: 0.5\ntotal_examples: 1000\nckpt_percent: 0.1\n";
@@ -295,8 +295,8 @@ fn a_mixture_and_its_sections_agree() {
             "2:16: input.data weighs \"b\", but there is no section input.b",
             "4:3: source \"c\" has no weight in input.data",
             "5:3: cache_raw is set per source in a mixture (input.NAME.cache_raw)",
-            "6:3: unknown key \"d\" in input, known are \"data\", \"pp\", \"batch_size\", \"shuffle_buffer_size\", \"cache_raw\", \
-             \"skip_errors\", \"num_parallel_calls\", \"prefetch\" and \"keep_only\"",
+            "6:3: unknown key \"d\" in input, known are \"data\", \"pp\", \"batch_size\", \"shuffle_buffer_size\", \
+             \"shuffle_reach\", \"cache_raw\", \"cache_raw_mb\", \"skip_errors\", \"num_parallel_calls\", \"prefetch\" and \"keep_only\"",
         ]
     );
     let yaml = format!("input:\n  data: {{a: 3, b: 1}}\n  a: {source}\n  b: {source}\n");

@@ -3,10 +3,11 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::array::{DType, HostArray, Shape};
-use crate::config::{self, FilePath, Loaded};
+use crate::config::{self, ClassChoice, FilePath, Loaded};
 use crate::data::{
-    FeatureType, HubDataset, ImageFolder, Jsonl, JsonlOptions, Parquet, ParquetOptions, Preprocess,
-    PreprocessError, Processed, Row, Source, TfRecord, Tfds, TfdsOptions, Value, WebDataset,
+    Annotations, Classes, Coco, DetectOptions, DetectionSource, FeatureType, Frames, FramesOptions,
+    HubDataset, ImageFolder, Jsonl, JsonlOptions, Parquet, ParquetOptions, Preprocess, PreprocessError,
+    Processed, Row, Source, TfRecord, Tfds, TfdsOptions, Value, Voc, VocOptions, WebDataset, Yolo, roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
 use crate::tokenizer::Tokenizer;
@@ -50,6 +51,28 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             Arc::new(WebDataset::open(&webdataset.path.0, &rename)?)
         }
         config::Source::ImageFolder(folder) => Arc::new(ImageFolder::open(folder.path.as_path())?),
+        config::Source::Coco(coco) => {
+            let images = coco.images.as_ref().map(|path| path.as_path().to_owned());
+            boxes(Box::new(Coco::open(coco.path.as_path(), images)?), &coco.detect)?
+        }
+        config::Source::Yolo(yolo) => {
+            boxes(Box::new(Yolo::open(yolo.path.as_path(), &yolo.split)?), &yolo.detect)?
+        }
+        config::Source::Voc(voc) => {
+            let options = VocOptions { one_based: voc.one_based };
+            boxes(Box::new(Voc::open(voc.path.as_path(), &voc.split, options)?), &voc.detect)?
+        }
+        config::Source::Roboflow(export) => Arc::new(roboflow(export.path.as_path(), &export.split)?),
+        config::Source::Frames(frames) => {
+            let options = FramesOptions {
+                key: frames.key.clone(),
+                folder: frames.folder.as_path().to_owned(),
+                outkey: frames.outkey.clone(),
+                num_frames: frames.num_frames,
+                stride: frames.stride,
+            };
+            Arc::new(Frames::open(frames.fname.as_path(), options)?)
+        }
     })
 }
 
@@ -65,6 +88,22 @@ fn feature_type(kind: config::FeatureKind) -> FeatureType {
         FeatureKind::IntList => FeatureType::IntList,
         FeatureKind::FloatList => FeatureType::FloatList,
     }
+}
+
+/// A set with boxes as rows.
+fn boxes(set: Box<dyn Annotations>, detect: &config::Detect) -> Result<Arc<dyn Source>, Error> {
+    let options = DetectOptions {
+        prefix: detect.prefix.clone(),
+        classes: match &detect.classes {
+            ClassChoice::All => Classes::All,
+            ClassChoice::Present => Classes::Present,
+            ClassChoice::Only(names) => Classes::Only(names.clone()),
+        },
+        loc: detect.loc.options(),
+        skip_difficult: detect.skip_difficult,
+        drop_empty: detect.drop_empty,
+    };
+    Ok(Arc::new(DetectionSource::new(set, options)?))
 }
 
 /// Where pp strings of this config look for files: beside the config, and beside its tokenizer.
@@ -96,6 +135,8 @@ pub struct PpPreprocess {
     pipeline: Pipeline,
     /// Arrays that the model takes; `None` keeps all.
     keep: Option<&'static [&'static str]>,
+    /// Keys that must be there, and beside which nothing is kept.
+    keep_only: Option<Vec<String>>,
     vocab_size: usize,
 }
 
@@ -111,7 +152,17 @@ impl PpPreprocess {
         vocab_size: usize,
     ) -> Result<Self, Error> {
         let pipeline = Pipeline::parse(pp, env).map_err(|error| loaded.error_at(key, error.to_string()))?;
-        Ok(PpPreprocess { pipeline, keep, vocab_size })
+        Ok(PpPreprocess { pipeline, keep, keep_only: None, vocab_size })
+    }
+
+    /// Keeps nothing but these keys of a result, which must all be there; `None` keeps all.
+    pub fn keep_only(mut self, keys: Option<&[String]>) -> Self {
+        self.keep_only = keys.map(<[String]>::to_vec);
+        self
+    }
+
+    fn is_kept(&self, key: &str) -> bool {
+        self.keep_only.as_ref().is_none_or(|kept| kept.iter().any(|kept| kept == key))
     }
 
     fn check_tokens(&self, text: &HostArray) -> Result<(), PreprocessError> {
@@ -129,10 +180,15 @@ impl PpPreprocess {
 
 impl Preprocess for PpPreprocess {
     fn run(&self, row: Row, seed: u64) -> Result<Processed, PreprocessError> {
-        let example: Example = row.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
+        let example = example_of(row);
         let result = self.pipeline.run(example, seed)?;
+        let mut wanted = self.keep_only.iter().flatten();
+        if let Some(missing) = wanted.find(|key| result.get(key).is_none()) {
+            let got: Vec<&str> = result.iter().map(|(key, _)| key).collect();
+            return Err(format!("keep_only names \"{missing}\", pp leaves only: {}", got.join(", ")).into());
+        }
         let mut processed = Processed::default();
-        for (key, value) in result.iter() {
+        for (key, value) in result.iter().filter(|(key, _)| self.is_kept(key)) {
             match value {
                 crate::pp::Value::Array(array) if self.keep.is_none_or(|keep| keep.contains(&key)) => {
                     if key == "text" {
@@ -160,6 +216,11 @@ fn number(array: &HostArray) -> String {
     if array.dtype() == DType::Pred { (value != 0.0).to_string() } else { value.to_string() }
 }
 
+/// A row as preprocessing takes it.
+pub fn example_of(row: Row) -> Example {
+    row.into_iter().map(|(key, value)| (key, pp_value(value))).collect()
+}
+
 fn pp_value(value: Value) -> crate::pp::Value {
     match value {
         Value::Str(text) => text.as_str().into(),
@@ -168,10 +229,7 @@ fn pp_value(value: Value) -> crate::pp::Value {
         Value::Bool(flag) => HostArray::scalar(u8::from(flag)).cast(DType::Pred).into(),
         Value::Bytes(bytes) => crate::pp::Value::Bytes(bytes),
         Value::List(items) => list(items),
-        Value::Dict(fields) => {
-            let inner: Example = fields.into_iter().map(|(key, value)| (key, pp_value(value))).collect();
-            crate::pp::Value::Dict(inner)
-        }
+        Value::Dict(fields) => crate::pp::Value::Dict(example_of(fields)),
     }
 }
 

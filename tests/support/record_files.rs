@@ -52,7 +52,11 @@ pub fn write(kind: &str, rows: usize, folder: &Path) -> io::Result<()> {
                 fs::create_dir_all(folder.join(format!("{shard}")))?;
                 for number in numbers {
                     fs::write(folder.join(format!("{shard}/{number}.jpg")), picture(number))?;
-                    writeln!(lines, r#"{{"image": "{shard}/{number}.jpg", "caption": "{}"}}"#, caption(number))?;
+                    writeln!(
+                        lines,
+                        r#"{{"image": "{shard}/{number}.jpg", "caption": "{}"}}"#,
+                        caption(number)
+                    )?;
                 }
                 lines.flush()?;
             }
@@ -146,9 +150,8 @@ fn example(image: &[u8], caption: &str) -> Vec<u8> {
 
 /// A record with its length and checksums.
 pub fn record(content: &[u8]) -> Vec<u8> {
-    let masked = |bytes: &[u8]| {
-        crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
-    };
+    let masked =
+        |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
     let length = (content.len() as u64).to_le_bytes();
     [&length[..], &masked(&length), content, &masked(content)].concat()
 }
@@ -158,8 +161,10 @@ pub fn open(kind: &str, folder: &Path) -> Result<Arc<dyn Source>, Box<dyn std::e
     let folder = folder.to_owned();
     Ok(match kind {
         "jsonl" => {
-            let options =
-                JsonlOptions { fopen_keys: [("image".to_owned(), folder.clone())].into(), ..Default::default() };
+            let options = JsonlOptions {
+                fopen_keys: [("image".to_owned(), folder.clone())].into(),
+                ..Default::default()
+            };
             Arc::new(Jsonl::open(folder.join("rows.jsonl"), options)?)
         }
         "parquet" => Arc::new(Parquet::open(&[folder], &ParquetOptions::default())?),

@@ -1,10 +1,11 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Row, Source, file_name, list, out_of_range, read_file};
+use super::{Error, Row, Source, file_name, fingerprint, list, out_of_range, read_file};
 use crate::data::Value;
 
-const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+/// Endings of picture files that are looked for in folders.
+pub(super) const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 
 /// One folder per class with images in it: `train/<label>/*.png`.
 ///
@@ -73,9 +74,16 @@ impl Source for ImageFolder {
     fn locate(&self, index: usize) -> String {
         self.path(index).unwrap_or(&self.root).display().to_string()
     }
+
+    /// The names of all files below the root; their sizes would take a look at every one.
+    fn fingerprint(&self) -> u64 {
+        let names = self.files.iter().map(|(_, path)| path.strip_prefix(&self.root).unwrap_or(path));
+        fingerprint(names.map(|name| name.as_os_str().as_encoded_bytes()))
+    }
 }
 
-fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// The pictures of a folder and of those in it, in the order of their paths.
+pub(super) fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
     for path in list(folder)? {
         if path.is_dir() {
             collect_images(&path, images)?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::shards::{Extent, Shards};
 use super::split::{self, StoredSplit};
 use super::tfds_features::Features;
-use super::{Error, Row, Source, example, list, out_of_range, read_file, records};
+use super::{Error, Row, Source, example, fingerprint, list, out_of_range, read_file, records};
 use crate::data::Value;
 
 /// Which part of which data set a [`Tfds`] source reads.
@@ -158,6 +158,11 @@ impl Source for Tfds {
             }
             None => format!("row {index} of {}", self.describe()),
         }
+    }
+
+    /// The files that hold the split, and the split: all that says which rows there are.
+    fn fingerprint(&self) -> u64 {
+        fingerprint(self.shards.names_and_sizes().into_iter().chain([self.split.clone()]))
     }
 }
 
