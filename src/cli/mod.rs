@@ -91,6 +91,7 @@ impl Error {
             Error::Predict(error) => error.is_usage(),
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
+            Error::Train(Train::Setup(Setup::Data(error))) => error.is_usage(),
             Error::Train(Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. }) => true,
             Error::Train(Train::Eval(crate::eval::Error::Setup(Setup::Config(_)))) => true,
             Error::Verify(Verify::NotHeld { .. } | Verify::NotARecording { .. }) => true,

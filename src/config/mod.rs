@@ -40,7 +40,8 @@ pub use decode::{FilePath, Named};
 pub use error::{Diagnostic, Error};
 pub use evals::{Eval, EvalCache};
 pub use input::{
-    FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources, ShuffleReach, Source,
+    FeatureKind, FilePatterns, FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources,
+    Parquet, ShuffleReach, Source, TfRecord, Tfds, WebDataset,
 };
 pub use load::{Loaded, split_assignment};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};

@@ -17,6 +17,16 @@ pub enum Error {
     RowFile { path: PathBuf, line: u64, field: String, file: PathBuf, source: io::Error, hint: String },
     #[error("\"{}\" is a remote address, only local files are read: download it first", path.display())]
     Remote { path: PathBuf },
+    #[error("{}: {problem} (at byte {offset})", path.display())]
+    Damaged { path: PathBuf, offset: u64, problem: String },
+    #[error("{row}: {problem}")]
+    BadRow { row: String, problem: String },
+    #[error("{}: {problem}", pattern.display())]
+    NoFiles { pattern: PathBuf, problem: String },
+    #[error("{}: {problem}", path.display())]
+    Description { path: PathBuf, problem: String },
+    #[error("cannot download {what} of data set {repo} ({revision}); private data sets need HF_TOKEN")]
+    Hub { what: String, repo: String, revision: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{source_name} has no rows")]
     Empty { source_name: String },
     #[error("the blocks of {source_name} are not its rows, one after the other")]
@@ -41,4 +51,11 @@ pub enum Error {
     ThreadsEnded { position: u64 },
     #[error("cannot start a loader thread")]
     Spawn(#[source] io::Error),
+}
+
+impl Error {
+    /// Whether the request is at fault rather than the data: options or the names of files.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Options { .. } | Error::Remote { .. } | Error::NoFiles { .. })
+    }
 }

@@ -46,7 +46,8 @@ pub use mixture::Mixture;
 pub use order::{Order, Shuffle, mix};
 pub use row::{Row, Value};
 pub use source::{
-    BLOCKS_AT_HAND, Cached, ImageFolder, Jsonl, JsonlOptions, MemorySource, Source, fingerprint,
+    BLOCKS_AT_HAND, Cached, FeatureType, HubDataset, ImageFolder, Jsonl, JsonlOptions, MemorySource, Parquet,
+    ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, WebDataset, fingerprint,
 };
 pub use stream::{EPOCH, ID, SOURCE, Stream};
 
