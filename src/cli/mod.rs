@@ -123,6 +123,7 @@ impl Error {
             Error::Checkpoint(error) => error.is_usage(),
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
+            Error::Train(Train::Setup(Setup::Data(error))) => error.is_usage(),
             Error::Train(Train::Setup(Setup::Checkpoint(error))) => error.is_usage(),
             Error::Train(
                 Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. } | Train::Uncovered { .. },

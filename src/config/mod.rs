@@ -42,7 +42,8 @@ pub use detection::{ClassChoice, Coco, Detect, Frames, Loc, Roboflow, Voc, Yolo}
 pub use error::{Diagnostic, Error};
 pub use evals::{Eval, EvalCache};
 pub use input::{
-    FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources, ShuffleReach, Source,
+    FeatureKind, FilePatterns, FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources,
+    Parquet, ShuffleReach, Source, TfRecord, Tfds, WebDataset,
 };
 pub use load::{Loaded, split_assignment};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};

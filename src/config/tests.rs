@@ -306,6 +306,44 @@ fn a_mixture_and_its_sections_agree() {
 }
 
 #[test]
+fn record_files_are_named_in_many_ways() {
+    let data = |yaml: &str| match config(&format!("input: {{data: {yaml}}}")).input.unwrap().data {
+        InputData::Source(source) => source,
+        InputData::Mixture(weights) => panic!("{weights:?}"),
+    };
+    let tfds = |yaml: &str| match data(yaml) {
+        Source::Tfds(tfds) => (tfds.dataset, tfds.split),
+        other => panic!("{other:?}"),
+    };
+    let expected = ("chartqa/human".to_owned(), "train[:98%]+val".to_owned());
+    assert_eq!(tfds("{name: bv:tfds, dataset: chartqa/human, split: 'train[:98%]+val'}"), expected);
+    // As big_vision's configs have it.
+    assert_eq!(tfds("{name: chartqa/human, split: 'train[:98%]+val'}"), expected);
+    assert_eq!(tfds("{name: 'ref_coco_bv/all:1.4.0', split: test}").0, "ref_coco_bv/all:1.4.0");
+    assert_eq!(tfds("{name: from_data_dir, data_dir: x, split: test}").0, "");
+
+    let patterns = |yaml: &str| match data(yaml) {
+        Source::WebDataset(webdataset) => webdataset.path.0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(patterns("{name: webdataset, path: 'a-{0..3}.tar'}"), [Path::new("a-{0..3}.tar")]);
+    assert_eq!(
+        patterns("{name: webdataset, path: [a.tar, /b/*.tar]}"),
+        [Path::new("a.tar"), Path::new("/b/*.tar")]
+    );
+
+    let message = "2:8: input.data needs either \"path\" for files, or \"repo\" for a data set on the hub";
+    assert_eq!(mistakes("input:\n  data: {name: hf:parquet}\n", &[]), [message]);
+    assert_eq!(mistakes("input:\n  data: {name: hf:parquet, path: a, repo: b/c}\n", &[]), [message]);
+    let message =
+        mistakes("input: {data: {name: bv:tfds, split: train, skip_decode: [image]}}", &[]).remove(0);
+    assert!(
+        message.ends_with("images are always handed on encoded: decode them with the pp op \"decode\""),
+        "{message}"
+    );
+}
+
+#[test]
 fn sets_change_any_key() {
     let sets = [
         ("lr", "1e-4"),

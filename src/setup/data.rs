@@ -5,9 +5,9 @@ use super::Error;
 use crate::array::{DType, HostArray, Shape};
 use crate::config::{self, ClassChoice, FilePath, Loaded};
 use crate::data::{
-    Annotations, Classes, Coco, DetectOptions, DetectionSource, Frames, FramesOptions, ImageFolder, Jsonl,
-    JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value, Voc, VocOptions, Yolo,
-    roboflow,
+    Annotations, Classes, Coco, DetectOptions, DetectionSource, FeatureType, Frames, FramesOptions,
+    HubDataset, ImageFolder, Jsonl, JsonlOptions, Parquet, ParquetOptions, Preprocess, PreprocessError,
+    Processed, Row, Source, TfRecord, Tfds, TfdsOptions, Value, Voc, VocOptions, WebDataset, Yolo, roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
 use crate::tokenizer::Tokenizer;
@@ -20,6 +20,35 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             let fopen_keys = jsonl.fopen_keys.0.iter().map(folder).collect();
             let options = JsonlOptions { fopen_keys, start: jsonl.start, stop: jsonl.stop };
             Arc::new(Jsonl::open(jsonl.fname.as_path(), options)?)
+        }
+        config::Source::TfRecord(tfrecord) => {
+            let feature = |(name, kind): &(String, config::FeatureKind)| (name.clone(), feature_type(*kind));
+            let features = tfrecord.features.0.iter().map(feature).collect();
+            Arc::new(TfRecord::open(&tfrecord.path.0, features)?)
+        }
+        config::Source::Tfds(tfds) => Arc::new(Tfds::open(TfdsOptions {
+            name: tfds.dataset.clone(),
+            data_dir: tfds.data_dir.as_ref().map(|folder| folder.as_path().to_owned()),
+            split: tfds.split.clone(),
+            label_names: tfds.label_names,
+        })?),
+        config::Source::Parquet(parquet) => {
+            let options = ParquetOptions {
+                split: parquet.split.clone(),
+                columns: parquet.columns.clone(),
+                label_names: parquet.label_names,
+            };
+            let files = match &parquet.repo {
+                None => parquet.path.0.clone(),
+                Some(repo) => {
+                    HubDataset::new(repo, &parquet.revision).download(&parquet.files, &[".parquet"])?
+                }
+            };
+            Arc::new(Parquet::open(&files, &options)?)
+        }
+        config::Source::WebDataset(webdataset) => {
+            let rename = webdataset.rename.0.iter().cloned().collect();
+            Arc::new(WebDataset::open(&webdataset.path.0, &rename)?)
         }
         config::Source::ImageFolder(folder) => Arc::new(ImageFolder::open(folder.path.as_path())?),
         config::Source::Coco(coco) => {
@@ -45,6 +74,20 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             Arc::new(Frames::open(frames.fname.as_path(), options)?)
         }
     })
+}
+
+fn feature_type(kind: config::FeatureKind) -> FeatureType {
+    use config::FeatureKind;
+    match kind {
+        FeatureKind::Bytes => FeatureType::Bytes,
+        FeatureKind::Str => FeatureType::Str,
+        FeatureKind::Int => FeatureType::Int,
+        FeatureKind::Float => FeatureType::Float,
+        FeatureKind::BytesList => FeatureType::BytesList,
+        FeatureKind::StrList => FeatureType::StrList,
+        FeatureKind::IntList => FeatureType::IntList,
+        FeatureKind::FloatList => FeatureType::FloatList,
+    }
 }
 
 /// A set with boxes as rows.

@@ -20,12 +20,12 @@ pub fn streams(
 ) -> Result<Vec<Stream>, Error> {
     let keep_only = input.keep_only.as_deref();
     let make = |name: &str, weight: f64, section: &MixedSource| {
-        let key = if name.is_empty() { "input.pp".to_owned() } else { format!("input.{name}.pp") };
-        let preprocess = PpPreprocess::new(loaded, env, &key, &section.pp, Some(keep), vocab_size)?;
         let mut source = source(&section.data)?;
         if section.cache_raw {
             source = Arc::new(Cached::new(source, section.cache_raw_mb.saturating_mul(1_000_000)));
         }
+        let key = if name.is_empty() { "input.pp".to_owned() } else { format!("input.{name}.pp") };
+        let preprocess = PpPreprocess::new(loaded, env, &key, &section.pp, Some(keep), vocab_size)?;
         Ok(Stream {
             name: name.to_owned(),
             source,

@@ -7,6 +7,7 @@ pub(super) mod detection;
 mod example;
 mod fingerprint;
 mod frames;
+mod hub;
 mod imagefolder;
 mod jsonl;
 mod memory;
@@ -26,7 +27,9 @@ pub use detection::{
     VocOptions, Yolo,
 };
 pub use fingerprint::fingerprint;
+use fingerprint::fingerprint_of_records;
 pub use frames::{Frames, FramesOptions};
+pub use hub::HubDataset;
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
