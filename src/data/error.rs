@@ -25,6 +25,14 @@ pub enum Error {
     ImageFile { at: String, image: PathBuf, source: io::Error },
     #[error("\"{}\" is a remote address, only local files are read: download it first", path.display())]
     Remote { path: PathBuf },
+    #[error("{}: {problem} (at byte {offset})", path.display())]
+    Damaged { path: PathBuf, offset: u64, problem: String },
+    #[error("{row}: {problem}")]
+    BadRow { row: String, problem: String },
+    #[error("{}: {problem}", pattern.display())]
+    NoFiles { pattern: PathBuf, problem: String },
+    #[error("{}: {problem}", path.display())]
+    Description { path: PathBuf, problem: String },
     #[error("{source_name} has no rows")]
     Empty { source_name: String },
     #[error("{} holds no folders of images, expected <class>/<file>.{{{}}}", path.display(), extensions.join(","))]
@@ -47,4 +55,11 @@ pub enum Error {
     ThreadsEnded { position: u64 },
     #[error("cannot start a loader thread")]
     Spawn(#[source] io::Error),
+}
+
+impl Error {
+    /// Whether the request is at fault rather than the data: options or the names of files.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Options { .. } | Error::Remote { .. } | Error::NoFiles { .. })
+    }
 }

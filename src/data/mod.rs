@@ -44,9 +44,9 @@ pub use loader::{Loader, LoaderOptions, Remainder, Stats};
 pub use order::{Order, mix};
 pub use row::{Row, Value};
 pub use source::{
-    Annotated, Annotations, BLOCKS_AT_HAND, Classes, Coco, DetectOptions, DetectionSource, Frames,
-    FramesOptions, ImageFile, ImageFolder, Jsonl, JsonlOptions, MemorySource, Object, Source, Voc,
-    VocOptions, Yolo, roboflow,
+    Annotated, Annotations, BLOCKS_AT_HAND, Classes, Coco, DetectOptions, DetectionSource, FeatureType,
+    Frames, FramesOptions, ImageFile, ImageFolder, Jsonl, JsonlOptions, MemorySource, Object, Parquet,
+    ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, Voc, VocOptions, WebDataset, Yolo, roboflow,
 };
 
 use indexmap::IndexMap;

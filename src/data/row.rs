@@ -70,8 +70,9 @@ impl Value {
             }
             Json::Null => return Err("null"),
             Json::Object(fields) => {
+                let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
                 let field = |(name, value)| Value::from_json(value).map(|value| (name, value));
-                Value::Dict(fields.into_iter().map(field).collect::<Result<_, _>>()?)
+                Value::Dict(fields.map(field).collect::<Result<_, _>>()?)
             }
         })
     }

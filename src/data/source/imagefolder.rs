@@ -1,8 +1,7 @@
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Row, Source, out_of_range, read_file};
+use super::{Error, Row, Source, file_name, list, out_of_range, read_file};
 use crate::data::Value;
 
 /// Endings of picture files that are looked for in folders.
@@ -93,26 +92,10 @@ fn is_image(extension: &OsStr) -> bool {
     EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// The entries of a folder that are not hidden, sorted: the file system's own order is not repeatable.
-pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let fail = |source| Error::Io { action: "list", path: folder.to_owned(), source };
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if !file_name(&path).starts_with('.') {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
-    path.file_name().unwrap_or_default().to_string_lossy()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,12 +1,12 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use serde::de::IgnoredAny;
 
-use super::{Error, Row, Source, out_of_range};
+use super::{Error, Row, Source, out_of_range, refuse_remote};
 use crate::data::Value;
 
 /// Options of a `.jsonl` source, with big_vision's names and meaning.
@@ -176,16 +176,10 @@ fn excerpt(text: &str) -> String {
     if short.len() < text.len() { format!("{short}…") } else { short }
 }
 
-fn refuse_remote(path: &Path) -> Result<(), Error> {
-    if path.to_str().is_some_and(|text| text.contains("://")) {
-        return Err(Error::Remote { path: path.to_owned() });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
 

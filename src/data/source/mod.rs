@@ -1,12 +1,22 @@
 //! Where rows come from. A source is indexed when it is opened and read row by row, in any order, from
 //! several threads.
 
+mod columns;
 pub(super) mod detection;
+mod example;
 mod frames;
 mod imagefolder;
 mod jsonl;
 mod memory;
+mod parquet;
+mod records;
 mod roboflow;
+mod shards;
+mod split;
+mod tfds;
+mod tfds_features;
+mod tfrecord;
+mod webdataset;
 
 pub use detection::{
     Annotated, Annotations, Classes, Coco, DetectOptions, DetectionSource, ImageFile, Object, Voc,
@@ -16,11 +26,16 @@ pub use frames::{Frames, FramesOptions};
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
+pub use parquet::{Parquet, ParquetOptions};
 pub use roboflow::roboflow;
+pub use tfds::{Tfds, TfdsOptions};
+pub use tfrecord::{FeatureType, TfRecord};
+pub use webdataset::WebDataset;
 
+use std::borrow::Cow;
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Error, Row};
 
@@ -64,4 +79,29 @@ fn out_of_range(source: &dyn Source, index: usize) -> Error {
 /// Reads a whole file, naming it when that fails.
 fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })
+}
+
+/// The entries of a folder that are not hidden, sorted: the file system's own order is not repeatable.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let fail = |source| Error::Io { action: "list", path: folder.to_owned(), source };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if !file_name(&path).starts_with('.') {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn file_name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+fn refuse_remote(path: &Path) -> Result<(), Error> {
+    if path.to_str().is_some_and(|text| text.contains("://")) {
+        return Err(Error::Remote { path: path.to_owned() });
+    }
+    Ok(())
 }

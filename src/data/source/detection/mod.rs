@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use image::ImageReader;
 
-use super::imagefolder::{EXTENSIONS, collect_images, list};
-use super::{Error, Row, Source, read_file};
+use super::imagefolder::{EXTENSIONS, collect_images};
+use super::{Error, Row, Source, list, read_file};
 use crate::data::Value;
 
 /// A picture and what people marked in it.
