@@ -236,7 +236,8 @@ fn classes(text: &str) -> Classes {
 
 /// What people want to know of the rows; zeros are left out, except of what the rows are made of.
 fn facts(summary: &Summary, is_clamped: bool) -> Vec<(String, String)> {
-    let outside = if is_clamped { "boxes clamped to their image" } else { "boxes that stick out, not clamped" };
+    let outside =
+        if is_clamped { "boxes clamped to their image" } else { "boxes that stick out, not clamped" };
     let facts = [
         ("rows", summary.num_rows, true),
         ("images", summary.num_images, true),

@@ -99,10 +99,12 @@ fn to_json(op: &OpInfo) -> String {
 
 /// The known names that a mistyped one is like.
 fn nearest(name: &str) -> String {
-    let mut near: Vec<(usize, &str)> =
-        pp::ops().map(|op| (strsim::osa_distance(name, &op.signature.name), op.signature.name.as_str())).collect();
+    let mut near: Vec<(usize, &str)> = pp::ops()
+        .map(|op| (strsim::osa_distance(name, &op.signature.name), op.signature.name.as_str()))
+        .collect();
     near.sort();
-    let near: Vec<&str> = near.into_iter().filter(|(distance, _)| *distance <= 3).map(|(_, name)| name).collect();
+    let near: Vec<&str> =
+        near.into_iter().filter(|(distance, _)| *distance <= 3).map(|(_, name)| name).collect();
     match near.as_slice() {
         [] => "; `paligemma data ops` lists all".to_owned(),
         near => format!(", did you mean {}?", near[..near.len().min(3)].join(" or ")),

@@ -80,9 +80,7 @@ impl Field for ClassChoice {
         match (node.as_str(), &node.kind) {
             (Some("all"), _) => Some(ClassChoice::All),
             (Some("present"), _) => Some(ClassChoice::Present),
-            (_, Kind::List(items)) if !items.is_empty() => {
-                Vec::decode(node, decoder).map(ClassChoice::Only)
-            }
+            (_, Kind::List(items)) if !items.is_empty() => Vec::decode(node, decoder).map(ClassChoice::Only),
             _ => decoder.expected(node, "all, present, or a list of classes"),
         }
     }

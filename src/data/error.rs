@@ -27,8 +27,6 @@ pub enum Error {
     Remote { path: PathBuf },
     #[error("{}: {problem} (at byte {offset})", path.display())]
     Damaged { path: PathBuf, offset: u64, problem: String },
-    #[error("{row}: {problem}")]
-    BadRow { row: String, problem: String },
     #[error("{}: {problem}", pattern.display())]
     NoFiles { pattern: PathBuf, problem: String },
     #[error("{}: {problem}", path.display())]

@@ -3,9 +3,9 @@
 //! Rows come in the order of a training and with its random numbers, so the first ones are those of its first
 //! batch. Beside what the ops made of a row it is noted what they cut off.
 
-mod tokens;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -74,10 +74,9 @@ fn feeds<'a>(loaded: &'a Loaded, options: &Options) -> Result<Vec<Feed<'a>>, Err
     if !options.evals.is_empty() {
         return options.evals.iter().map(|name| eval_feed(loaded, name)).collect();
     }
-    let input = config
-        .input
-        .as_ref()
-        .ok_or_else(|| loaded.error_at("input", "there is no input to look at; --eval names an evaluation"))?;
+    let input = config.input.as_ref().ok_or_else(|| {
+        loaded.error_at("input", "there is no input to look at; --eval names an evaluation")
+    })?;
     match &input.data {
         InputData::Source(source) => Ok(vec![Feed {
             name: "input".to_owned(),
@@ -155,7 +154,8 @@ fn look(loaded: &Loaded, env: &Env, feed: Feed<'_>, options: &Options) -> Result
     };
     for batch in loader.take(num_rows) {
         let mut batch = batch?;
-        let name = batch.ids.first().copied().flatten().map_or_else(String::new, |index| source.locate(index));
+        let name =
+            batch.ids.first().copied().flatten().map_or_else(String::new, |index| source.locate(index));
         let text = |key: &str| batch.strings.get(key).and_then(|texts| texts.first().cloned());
         if let Some(failure) = text(FAILURE) {
             part.num_failed += 1;
@@ -194,7 +194,8 @@ fn observed(pipeline: &Pipeline, row: Row, seed: u64) -> Processed {
         if op == "tolen" {
             length = length.or(before);
         }
-        before = example.get("text").and_then(pp::Value::as_array).and_then(|text| text.dims().first().copied());
+        before =
+            example.get("text").and_then(pp::Value::as_array).and_then(|text| text.dims().first().copied());
     });
     match result {
         Ok(example) => {
@@ -264,8 +265,11 @@ impl Looker {
             let piece = tokenizer.and_then(|tokenizer| tokenizer.id_to_piece(id));
             piece.unwrap_or_else(|| format!("#{id}"))
         };
-        example.tokens =
-            ids.iter().zip(roles).map(|(id, &role)| Token { text: tokens::shown(&spelt(id)), role }).collect();
+        example.tokens = ids
+            .iter()
+            .zip(roles)
+            .map(|(id, &role)| Token { text: tokens::shown(&spelt(id)), role })
+            .collect();
         let Some(tokenizer) = tokenizer else { return };
         let text_of = |wanted: &dyn Fn(Role) -> bool| {
             let ids: Vec<i32> =

@@ -46,7 +46,8 @@ fn examples_are_what_the_model_gets() {
     let example = &part.examples[0];
     assert!(example.name.ends_with("yolo/images/train/000000.jpg"), "{}", example.name);
     assert_eq!(example.prompt, "detect circle ; square ; triangle ; license_plate");
-    let answer = "<loc0847><loc0655><loc1023><loc1023> square ; <loc0000><loc0000><loc1023><loc1023> license_plate";
+    let answer =
+        "<loc0847><loc0655><loc1023><loc1023> square ; <loc0000><loc0000><loc1023><loc1023> license_plate";
     assert_eq!(example.answer, answer);
     assert_eq!(example.num_boxes, 2);
     assert!(example.image.starts_with("f32[16,16,3] from "), "{}", example.image);
@@ -61,7 +62,14 @@ fn examples_are_what_the_model_gets() {
 
 #[test]
 fn what_is_wrong_is_said() {
-    let changes = [("tolen(64", "tolen(24"), ("resize(16)", "resize(8)"), (", eos=\"yes\", model='sp(\"tokenizer.model\")')|masked", ", model='sp(\"tokenizer.model\")')|masked")];
+    let changes = [
+        ("tolen(64", "tolen(24"),
+        ("resize(16)", "resize(8)"),
+        (
+            ", eos=\"yes\", model='sp(\"tokenizer.model\")')|masked",
+            ", model='sp(\"tokenizer.model\")')|masked",
+        ),
+    ];
     let preview = preview_of(&changes, &options()).unwrap();
     let part = &preview.parts[0];
     assert_eq!(part.lengths.num_cut(), part.lengths.len() - 1, "all but the one without objects");
@@ -80,7 +88,9 @@ fn what_is_wrong_is_said() {
     assert!(part.examples[0].problems[0].contains("example has no key \"prefx\""));
 
     let evals = Options { evals: vec!["val".into()], ..options() };
-    assert!(preview_of(&[], &evals).unwrap_err().contains("there is no evaluation \"val\": the config has none"));
+    assert!(
+        preview_of(&[], &evals).unwrap_err().contains("there is no evaluation \"val\": the config has none")
+    );
     let error = preview_of(&[("path: ", "split: test, path: ")], &options()).unwrap_err();
     assert!(error.contains("there is no split test, only train, val"), "{error}");
 }

@@ -25,7 +25,8 @@ impl Masks {
             (0..len).map(|i| values.get(i).is_some_and(|&value| value != 0.0)).collect()
         };
         let (ar, loss) = (is_set(&self.ar), is_set(&self.loss));
-        let padded = ids.iter().zip(&loss).rev().take_while(|(id, loss)| Some(**id) == pad && !**loss).count();
+        let padded =
+            ids.iter().zip(&loss).rev().take_while(|(id, loss)| Some(**id) == pad && !**loss).count();
         let end = length.unwrap_or(len - padded).min(len);
         (0..len)
             .map(|i| match (loss[i], ar[i]) {

@@ -6,7 +6,8 @@ use crate::array::{DType, HostArray, Shape};
 use crate::config::{self, ClassChoice, FilePath, Loaded};
 use crate::data::{
     Annotations, Classes, Coco, DetectOptions, DetectionSource, Frames, FramesOptions, ImageFolder, Jsonl,
-    JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value, Voc, VocOptions, Yolo, roboflow,
+    JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value, Voc, VocOptions, Yolo,
+    roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
 use crate::tokenizer::Tokenizer;

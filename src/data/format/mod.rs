@@ -180,7 +180,9 @@ fn texts(
             });
             let named: Vec<&str> = match &options.detect.classes {
                 Classes::Only(wanted) => wanted.iter().map(String::as_str).collect(),
-                Classes::All if !set.classes().is_empty() => set.classes().iter().map(String::as_str).collect(),
+                Classes::All if !set.classes().is_empty() => {
+                    set.classes().iter().map(String::as_str).collect()
+                }
                 Classes::All | Classes::Present => present,
             };
             let template = prefix("how many {class}");
@@ -238,12 +240,7 @@ impl RowWriter {
     }
 
     /// The picture's path as the row says it.
-    fn image(
-        &mut self,
-        image: ImageFile,
-        index: usize,
-        at: impl Fn() -> String,
-    ) -> Result<String, Error> {
+    fn image(&mut self, image: ImageFile, index: usize, at: impl Fn() -> String) -> Result<String, Error> {
         let path = match image {
             ImageFile::Path(path) => self.relative_to_rows(&path, at)?,
             ImageFile::Bytes(bytes) => {

@@ -113,7 +113,13 @@ impl RowSet {
         }
     }
 
-    fn objects(&self, row: &Row, boxes: &Value, extent: [f64; 2], index: usize) -> Result<Vec<Object>, Error> {
+    fn objects(
+        &self,
+        row: &Row,
+        boxes: &Value,
+        extent: [f64; 2],
+        index: usize,
+    ) -> Result<Vec<Object>, Error> {
         let RowOptions { bbox_key, category_key, .. } = &self.options;
         let bad = |problem: String| self.bad(index, problem);
         let boxes = boxes
@@ -125,7 +131,9 @@ impl RowSet {
                 let (boxes, labels) = (boxes.len(), labels.len());
                 return Err(bad(format!("there are {boxes} boxes, but {labels} of \"{category_key}\"")));
             }
-            Some(other) => return Err(bad(format!("\"{category_key}\" should be a list, got {}", other.kind()))),
+            Some(other) => {
+                return Err(bad(format!("\"{category_key}\" should be a list, got {}", other.kind())));
+            }
             None if boxes.is_empty() => return Ok(Vec::new()),
             None => {
                 let keys = keys(row);
@@ -135,7 +143,8 @@ impl RowSet {
         let object = |(corners, label): (&Value, &Value)| {
             let numbers: Option<Vec<f64>> = corners.as_list().map(|c| c.iter().filter_map(number).collect());
             let numbers = numbers.and_then(|numbers| <[f64; 4]>::try_from(numbers).ok());
-            let [a, b, c, d] = numbers.ok_or_else(|| bad(format!("a box should be four numbers, got {corners}")))?;
+            let [a, b, c, d] =
+                numbers.ok_or_else(|| bad(format!("a box should be four numbers, got {corners}")))?;
             let corners = match self.options.box_format {
                 BoxFormat::Xywh => [b, a, b + d, a + c],
                 BoxFormat::Xyxy => [b, a, d, c],

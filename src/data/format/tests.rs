@@ -25,7 +25,9 @@ fn rows(path: &Path) -> Vec<Json> {
 fn objects(boxes: &[[f64; 4]], labels: &[i64]) -> Value {
     let boxes = boxes.iter().map(|corners| Value::List(corners.map(Value::Float).to_vec())).collect();
     let labels = labels.iter().map(|&label| Value::Int(label)).collect();
-    Value::Dict([("bbox".to_owned(), Value::List(boxes)), ("category".to_owned(), Value::List(labels))].into())
+    Value::Dict(
+        [("bbox".to_owned(), Value::List(boxes)), ("category".to_owned(), Value::List(labels))].into(),
+    )
 }
 
 fn set(rows: Vec<Row>, change: impl FnOnce(&mut RowOptions)) -> RowSet {
@@ -45,7 +47,10 @@ fn pictures_within_larger_files_are_written_beside_the_rows() {
     let image = Value::Bytes(png());
     let set = set(
         vec![
-            row(&[("image", image.clone()), ("objects", objects(&[[0.0, 0.0, 1.0, 1.0], [-1.0, 0.0, 4.0, 1.0]], &[1, 0]))]),
+            row(&[
+                ("image", image.clone()),
+                ("objects", objects(&[[0.0, 0.0, 1.0, 1.0], [-1.0, 0.0, 4.0, 1.0]], &[1, 0])),
+            ]),
             row(&[("image", image), ("objects", objects(&[], &[]))]),
         ],
         |_| {},
@@ -77,7 +82,8 @@ fn pictures_within_larger_files_are_written_beside_the_rows() {
     assert!(matches!(error, Error::Exists { .. }), "{error}");
     let force = FormatOptions { force: true, ..options(Task::Count) };
     assert_eq!(format(&set, &force, &out, |_| {}).unwrap().num_rows, 4);
-    let counts: Vec<_> = rows(&out).iter().map(|row| format!("{}: {}", row["prefix"], row["suffix"])).collect();
+    let counts: Vec<_> =
+        rows(&out).iter().map(|row| format!("{}: {}", row["prefix"], row["suffix"])).collect();
     let expected = ["cat\": \"1\"", "dog\": \"1\"", "cat\": \"0\"", "dog\": \"0\""];
     assert_eq!(counts, expected.map(|end| format!("\"how many {end}")));
     fs::write(dir.path().join("made/rows_images/notes.txt"), "mine").unwrap();

@@ -53,7 +53,10 @@ impl Frames {
                 let mut files = Vec::new();
                 collect_images(&folder, &mut files)?;
                 if files.is_empty() {
-                    return Err(bad(format!("folder {} of field \"{key}\" holds no images", folder.display())));
+                    return Err(bad(format!(
+                        "folder {} of field \"{key}\" holds no images",
+                        folder.display()
+                    )));
                 }
                 files.sort_by(|a, b| by_number(a, b));
                 files
@@ -84,7 +87,8 @@ impl Source for Frames {
         let key = &self.options.key;
         let Some(value) = row.get(key) else {
             let found: Vec<&str> = row.keys().map(String::as_str).collect();
-            let problem = format!("there is no field \"{key}\" with frames, fields are: {}", found.join(", "));
+            let problem =
+                format!("there is no field \"{key}\" with frames, fields are: {}", found.join(", "));
             return Err(Error::BadRow { row: self.rows.locate(index), problem });
         };
         let files = self.files(value, index)?.into_iter();
@@ -142,7 +146,8 @@ mod tests {
 
     #[test]
     fn numbers_in_names_count() {
-        let mut names = ["10.jpg", "9.jpg", "a2.jpg", "a10.jpg", "010.jpg", "a.jpg", "9b.jpg"].map(PathBuf::from);
+        let mut names =
+            ["10.jpg", "9.jpg", "a2.jpg", "a10.jpg", "010.jpg", "a.jpg", "9b.jpg"].map(PathBuf::from);
         names.sort_by(|a, b| by_number(a, b));
         let expected = ["9.jpg", "9b.jpg", "010.jpg", "10.jpg", "a.jpg", "a2.jpg", "a10.jpg"];
         assert_eq!(names, expected.map(PathBuf::from));

@@ -46,7 +46,9 @@ mod tests {
     fn rows_and_pictures_are_found_in_the_export() {
         let dir = tempfile::tempdir().unwrap();
         let message = roboflow(dir.path(), "valid").unwrap_err().to_string();
-        assert!(message.contains("neither _annotations.valid.jsonl nor dataset/_annotations.valid.jsonl nor"));
+        assert!(
+            message.contains("neither _annotations.valid.jsonl nor dataset/_annotations.valid.jsonl nor")
+        );
         fs::create_dir(dir.path().join("dataset")).unwrap();
         let file = dir.path().join("dataset/_annotations.valid.jsonl");
         fs::write(&file, "{\"image\": \"a.jpg\", \"prefix\": \"detect cat\", \"suffix\": \"\"}\n").unwrap();

@@ -110,7 +110,9 @@ fn histogram(lengths: &Lengths) -> Markup {
     let bars = lengths.bars(BARS);
     let Some((&(first, ..), &(last, span, _))) = bars.first().zip(bars.last()) else { return html! {} };
     let end = (last + span).max(lengths.room.map_or(0, |room| room + 1));
-    let x = |length: usize| (length - first.min(length)) as f32 / (end - first).max(1) as f32 * (WIDTH - 60.0) + 10.0;
+    let x = |length: usize| {
+        (length - first.min(length)) as f32 / (end - first).max(1) as f32 * (WIDTH - 60.0) + 10.0
+    };
     let most = bars.iter().map(|(.., count)| *count).max().unwrap_or(1).max(1);
     let tall = |count: usize| count as f32 / most as f32 * (HEIGHT - BOTTOM - 18.0);
     let base = HEIGHT - BOTTOM;

@@ -145,7 +145,8 @@ impl Annotations for Coco {
 }
 
 fn parse(path: &Path) -> Result<Document, Error> {
-    let file = File::open(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+    let file =
+        File::open(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
     serde_json::from_reader(BufReader::with_capacity(1 << 18, file)).map_err(|error| {
         let text = error.to_string();
         let problem = text.split(" at line ").next().unwrap_or(&text);
@@ -264,8 +265,10 @@ fn find_images(path: &Path, first: &str) -> Result<PathBuf, Error> {
         return Ok(folder.clone());
     }
     let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
-    let problem =
-        format!("its first image {first} is in none of {}: say which folder has the images", places.join(", "));
+    let problem = format!(
+        "its first image {first} is in none of {}: say which folder has the images",
+        places.join(", ")
+    );
     Err(Error::BadFile { path: path.to_owned(), problem })
 }
 
@@ -309,7 +312,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_together_is_named() {
-        let with = |rest: &str| format!("{{{IMAGES}, \"categories\": [{{\"id\": 7, \"name\": \"cat\"}}], {rest}}}");
+        let with =
+            |rest: &str| format!("{{{IMAGES}, \"categories\": [{{\"id\": 7, \"name\": \"cat\"}}], {rest}}}");
         let cases = [
             (
                 with(r#""annotations": [{"id": 4, "image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}]"#),
@@ -328,7 +332,8 @@ mod tests {
                 "a.json:2: not COCO's JSON: missing field `file_name` (column 9)",
             ),
             (
-                "{\"images\": [{\"id\": 5, \"file_name\": \"a\"}, {\"id\": 5, \"file_name\": \"b\"}]}".to_owned(),
+                "{\"images\": [{\"id\": 5, \"file_name\": \"a\"}, {\"id\": 5, \"file_name\": \"b\"}]}"
+                    .to_owned(),
                 "a.json: image 5: the id is there twice",
             ),
         ];

@@ -14,8 +14,8 @@ pub use texts::{Classes, DetectOptions};
 pub use voc::{Voc, VocOptions};
 pub use yolo::Yolo;
 
-use std::{fs, io};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use image::ImageReader;
 

@@ -122,7 +122,8 @@ mod tests {
     use super::*;
 
     fn scene() -> Annotated {
-        let object = |corners, label: &str, is_difficult| Object { corners, label: label.into(), is_difficult };
+        let object =
+            |corners, label: &str, is_difficult| Object { corners, label: label.into(), is_difficult };
         Annotated {
             id: "1".into(),
             extent: [100.0, 200.0],

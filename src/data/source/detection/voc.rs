@@ -2,7 +2,9 @@ use std::path::{Path, PathBuf};
 
 use roxmltree::{Document, Node};
 
-use super::{Annotated, Annotations, Error, ImageFile, Object, image_extent, out_of_range, read_text, stated_extent};
+use super::{
+    Annotated, Annotations, Error, ImageFile, Object, image_extent, out_of_range, read_text, stated_extent,
+};
 
 /// How a Pascal VOC set is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +51,8 @@ impl Voc {
             Some(names) => names.iter().map(|name| annotations.join(format!("{name}.xml"))).collect(),
             None => {
                 let mut files = super::list(&annotations)?;
-                files.retain(|file| file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("xml")));
+                files
+                    .retain(|file| file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("xml")));
                 files
             }
         };
@@ -138,8 +141,7 @@ fn read_annotation(root: &Path, xml: PathBuf, options: VocOptions) -> Result<Ima
         let corner = |name: &str| number(&xml, child(&xml, corners, name)?);
         // The last pixel, counted from 1, ends where the next one, counted from 0, begins.
         let offset = if options.one_based { 1.0 } else { 0.0 };
-        let corners =
-            [corner("ymin")? - offset, corner("xmin")? - offset, corner("ymax")?, corner("xmax")?];
+        let corners = [corner("ymin")? - offset, corner("xmin")? - offset, corner("ymax")?, corner("xmax")?];
         let difficult = object.children().find(|node| node.has_tag_name("difficult"));
         let is_difficult = difficult.and_then(|node| node.text()).is_some_and(|text| text.trim() == "1");
         objects.push(Object { corners, label, is_difficult });
@@ -219,7 +221,11 @@ mod tests {
     #[test]
     fn damage_is_shown_with_its_line() {
         for (from, to, message) in [
-            ("</object>", "", "Annotations/a.xml:6: not XML: expected 'object' tag, not 'annotation' (column 1)"),
+            (
+                "</object>",
+                "",
+                "Annotations/a.xml:6: not XML: expected 'object' tag, not 'annotation' (column 1)",
+            ),
             ("<xmin>1</xmin>", "", "Annotations/a.xml:5: <bndbox> has no <xmin>"),
             ("40</ymax>", "4o</ymax>", "Annotations/a.xml:5: <ymax> should be a number, got \"4o\""),
             ("<name>cat</name>", "", "Annotations/a.xml:4: <object> has no <name>"),
@@ -235,9 +241,13 @@ mod tests {
         let root = dir.path();
         let open = |split: &str| {
             let opened = Voc::open(root, split, VocOptions::default());
-            opened.map(|set| set.len()).map_err(|error| error.to_string().replace(&format!("{}/", root.display()), ""))
+            opened
+                .map(|set| set.len())
+                .map_err(|error| error.to_string().replace(&format!("{}/", root.display()), ""))
         };
-        assert!(open("train").unwrap_err().ends_with("there is no folder Annotations in it, as Pascal VOC has"));
+        assert!(
+            open("train").unwrap_err().ends_with("there is no folder Annotations in it, as Pascal VOC has")
+        );
         fs::create_dir_all(root.join("Annotations")).unwrap();
         fs::create_dir_all(root.join("ImageSets/Main")).unwrap();
         fs::write(root.join("Annotations/a.xml"), XML).unwrap();

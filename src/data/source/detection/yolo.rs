@@ -52,8 +52,8 @@ impl Yolo {
         let path = path.into();
         let path = if path.is_dir() { path.join("data.yaml") } else { path };
         let bad = |problem: String| Error::BadFile { path: path.clone(), problem };
-        let yaml: DataYaml =
-            serde_yaml::from_str(&read_text(&path)?).map_err(|error| bad(format!("not YOLO's YAML: {error}")))?;
+        let yaml: DataYaml = serde_yaml::from_str(&read_text(&path)?)
+            .map_err(|error| bad(format!("not YOLO's YAML: {error}")))?;
         let classes = class_names(yaml.names).map_err(bad)?;
         if let Some(nc) = yaml.nc.filter(|&nc| nc != classes.len()) {
             return Err(bad(format!("nc is {nc}, but there are {} names", classes.len())));
@@ -79,7 +79,8 @@ impl Yolo {
         let mut images = Vec::new();
         for place in places {
             let found = find(&[&root, &beside], &place);
-            let found = found.ok_or_else(|| bad(format!("{split} is {place}, which is not in {}", root.display())))?;
+            let found = found
+                .ok_or_else(|| bad(format!("{split} is {place}, which is not in {}", root.display())))?;
             collect(&found, &mut images)?;
         }
         if images.is_empty() {
@@ -142,9 +143,7 @@ fn parse_line(line: &str, classes: &[String]) -> Result<Object, String> {
     let numbers = numbers.ok().filter(|numbers| numbers.iter().all(|number| number.is_finite()));
     let numbers = numbers.ok_or_else(|| format!("expected numbers, got \"{}\"", line.trim()))?;
     let corners = match numbers.as_slice() {
-        &[_, x, y, width, height] => {
-            [y - height / 2.0, x - width / 2.0, y + height / 2.0, x + width / 2.0]
-        }
+        &[_, x, y, width, height] => [y - height / 2.0, x - width / 2.0, y + height / 2.0, x + width / 2.0],
         [_, polygon @ ..] if polygon.len() >= 6 && polygon.len().is_multiple_of(2) => {
             let xs = || polygon.iter().step_by(2).copied();
             let ys = || polygon.iter().skip(1).step_by(2).copied();
