@@ -526,7 +526,8 @@ fn mixtures_that_cannot_be_say_why() {
     let [mut one, mut other] = [mixture(), mixture()];
     one[1].weight = -1.0;
     assert_eq!(message(one), "the weights [3.0, -1.0, 0.25] give no mixture: each must be greater than 0");
-    let broken = InBlocks { rows: MemorySource::new("broken", vec![Row::new(); 9]), blocks: vec![0..7] };
+    let broken =
+        InBlocks { rows: MemorySource::new("broken", vec![Row::new(); 9]), blocks: vec![0..7, 7..8] };
     other[0].source = Arc::new(broken);
     assert_eq!(
         message(other),

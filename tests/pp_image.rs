@@ -56,10 +56,10 @@ fn chains_and_the_notebook_match_their_recordings() {
         panic!("{report:?}");
     };
     let of = |part: &str| rows.iter().filter(|row| row.name.contains(part)).count();
-    assert_eq!((rows.len(), of(".jpg "), of("notebook "), of("resize")), (0, 0, 0, 0));
-    // Few values of few images are a level off; decoded pixels are exact.
+    assert_eq!((rows.len(), of(".jpg "), of("notebook "), of("resize")), (219, 85, 8, 152));
+    // All are exact where sine and exponential functions are the recording machine's; elsewhere few values are off.
     let off = rows.iter().filter(|row| row.error > 0.0 && row.tolerance.measure == Measure::Levels);
-    assert!(off.count() <= 20, "{}", report.to_text(true));
+    assert!(off.count() <= 4, "{}", report.to_text(true));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn decoded_pixels_are_exact() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 0);
+    assert_eq!(compared, 48);
 }
 
 #[test]

@@ -20,12 +20,12 @@ pub fn streams(
 ) -> Result<Vec<Stream>, Error> {
     let keep_only = input.keep_only.as_deref();
     let make = |name: &str, weight: f64, section: &MixedSource| {
-        let key = if name.is_empty() { "input.pp".to_owned() } else { format!("input.{name}.pp") };
-        let preprocess = PpPreprocess::new(loaded, env, &key, &section.pp, Some(keep), vocab_size)?;
         let mut source = source(&section.data)?;
         if section.cache_raw {
             source = Arc::new(Cached::new(source, section.cache_raw_mb.saturating_mul(1_000_000)));
         }
+        let key = if name.is_empty() { "input.pp".to_owned() } else { format!("input.{name}.pp") };
+        let preprocess = PpPreprocess::new(loaded, env, &key, &section.pp, Some(keep), vocab_size)?;
         Ok(Stream {
             name: name.to_owned(),
             source,
@@ -54,7 +54,7 @@ pub fn streams(
 }
 
 /// A source that is not mixed has its section's keys in `input` itself.
-fn alone(input: &Input, data: &config::Source) -> MixedSource {
+pub fn alone(input: &Input, data: &config::Source) -> MixedSource {
     MixedSource {
         data: data.clone(),
         pp: input.pp.clone(),
@@ -66,7 +66,8 @@ fn alone(input: &Input, data: &config::Source) -> MixedSource {
     }
 }
 
-fn shuffle(section: &MixedSource) -> Shuffle {
+/// How a section says that its source is shuffled.
+pub fn shuffle(section: &MixedSource) -> Shuffle {
     match (section.shuffle_buffer_size, section.shuffle_reach) {
         (None, _) => Shuffle::InOrder,
         (Some(buffer), ShuffleReach::Epoch) => Shuffle::Whole { buffer },

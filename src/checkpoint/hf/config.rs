@@ -11,6 +11,9 @@ use crate::checkpoint::variant::Sizes;
 use crate::checkpoint::{Error, Reader};
 use crate::model::{GemmaConfig, QueryNorm};
 
+/// Name and content.
+pub(super) type File = (String, Vec<u8>);
+
 pub(super) const CONFIG_NAME: &str = "config.json";
 
 /// What shapes do not tell, from a `config.json`. A file that lacks something leaves it open.
@@ -78,7 +81,7 @@ pub struct FileOptions {
 ///
 /// # Errors
 /// When transformers cannot express the model, or the tokenizer cannot be read or does not fit.
-pub fn extra_files(export: &Export, options: &FileOptions) -> Result<Vec<(String, Vec<u8>)>, Error> {
+pub fn extra_files(export: &Export, options: &FileOptions) -> Result<Vec<File>, Error> {
     let fail = in_file(options.tokenizer.as_deref().unwrap_or(export.path()));
     let vocab_size = export.variant().sizes.llm.vocab_size;
     let tokenizer = options.tokenizer.as_deref().map(|path| tokenizer::files(path, vocab_size)).transpose();

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Problem;
-use super::config::pretty;
+use super::config::{File, pretty};
 use crate::tokenizer::{self, Tokenizer};
 
 const IMAGE: &str = "<image>";
@@ -28,7 +28,7 @@ impl Default for Ids {
 /// The files that make transformers give the tokenizer at `path`, and its special ids. `<image>` has the id
 /// `vocab_size`. Location and segmentation tokens are added where the vocabulary lacks them, as big_vision does, and
 /// ids that a model's table has beyond its tokens are named, since ids must not leave gaps.
-pub(super) fn files(path: &Path, vocab_size: usize) -> Result<(Ids, Vec<(String, Vec<u8>)>), Problem> {
+pub(super) fn files(path: &Path, vocab_size: usize) -> Result<(Ids, Vec<File>), Problem> {
     let own = Tokenizer::open(path)?;
     let is_without_locations =
         own.loc().is_none() && own.vocab_size() + tokenizer::NUM_LOC + tokenizer::NUM_SEG <= vocab_size;

@@ -27,6 +27,7 @@ pub use detection::{
     VocOptions, Yolo,
 };
 pub use fingerprint::fingerprint;
+use fingerprint::fingerprint_of_records;
 pub use frames::{Frames, FramesOptions};
 pub use hub::HubDataset;
 pub use imagefolder::ImageFolder;

@@ -222,10 +222,14 @@ impl Source for Parquet {
         format!("{} (row {row})", self.shards.path(block.file).display())
     }
 
-    /// The files, and which rows of which row groups are used.
+    /// The names of the files, and which of their rows are used.
     fn fingerprint(&self) -> u64 {
-        let rows = self.blocks.iter().map(|block| format!("{}:{}:{:?}", block.file, block.group, block.rows));
-        fingerprint(self.shards.names_and_sizes().into_iter().chain(rows))
+        let names = (0..self.shards.len()).map(|file| file_name(self.shards.path(file)).into_owned());
+        let blocks = self.blocks.iter().map(|block| {
+            let Block { file, group, rows } = block;
+            format!("{file} {group} {}..{}", rows.start, rows.end)
+        });
+        fingerprint(names.chain(blocks))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use regex::Regex;
 
-use super::{Error, file_name, refuse_remote};
+use super::{Error, refuse_remote};
 
 /// Where a row is stored: all that an index keeps of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,15 +69,6 @@ impl Shards {
                 Ok(ShardReader { file, base: 0, len, position: 0 })
             }
         }
-    }
-
-    /// Names and sizes of the files, for [fingerprints](super::Source::fingerprint).
-    pub fn names_and_sizes(&self) -> Vec<String> {
-        let size = |shard: usize| match self.reader(shard) {
-            Ok(reader) => reader.len().to_string(),
-            Err(_) => "unreadable".to_owned(),
-        };
-        (0..self.len()).map(|shard| format!("{} {}", file_name(self.path(shard)), size(shard))).collect()
     }
 
     /// The bytes of one row.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::shards::{Extent, Shards};
 use super::split::{self, StoredSplit};
 use super::tfds_features::Features;
-use super::{Error, Row, Source, example, fingerprint, list, out_of_range, read_file, records};
+use super::{Error, Row, Source, example, fingerprint_of_records, list, out_of_range, read_file, records};
 use crate::data::Value;
 
 /// Which part of which data set a [`Tfds`] source reads.
@@ -160,9 +160,8 @@ impl Source for Tfds {
         }
     }
 
-    /// The files that hold the split, and the split: all that says which rows there are.
     fn fingerprint(&self) -> u64 {
-        fingerprint(self.shards.names_and_sizes().into_iter().chain([self.split.clone()]))
+        fingerprint_of_records(&self.shards, self.rows.iter().map(|place| place.extent))
     }
 }
 
