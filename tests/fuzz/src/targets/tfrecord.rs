@@ -17,12 +17,16 @@ pub fn run(data: &[u8]) -> Option<()> {
         let features: IndexMap<_, _> = features.map(|(name, kind)| (name.to_owned(), kind)).into();
         return read_rows(&TfRecord::open(&[scratch.file("a.tfrecord", data)], features).ok()?);
     }
-    let features = fs::read(test_data("data/tfds/drawn_scenes/1.0.0/features.json")).expect("a file of the tests");
+    let features =
+        fs::read(test_data("data/tfds/drawn_scenes/1.0.0/features.json")).expect("a file of the tests");
     scratch.file("features.json", &features);
     scratch.file("dataset_info.json", br#"{"name": "a", "splits": [{"name": "b", "shardLengths": ["1"]}]}"#);
     scratch.file("a-b.tfrecord-00000-of-00001", &framed(data));
-    let options =
-        TfdsOptions { data_dir: Some(scratch.path().to_owned()), split: "b".to_owned(), ..Default::default() };
+    let options = TfdsOptions {
+        data_dir: Some(scratch.path().to_owned()),
+        split: "b".to_owned(),
+        ..Default::default()
+    };
     read_rows(&Tfds::open(options).expect("what stands around the record is right"))
 }
 
@@ -38,7 +42,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 /// A record of this content, with its length and checksums.
 fn framed(content: &[u8]) -> Vec<u8> {
-    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let masked =
+        |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
     let length = (content.len() as u64).to_le_bytes();
     [&length[..], &masked(&length), content, &masked(content)].concat()
 }
