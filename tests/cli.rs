@@ -395,7 +395,7 @@ fn previews_show_each_boxed_set_as_text_and_as_a_page() {
             String::from_utf8(output.stdout).unwrap()
         };
         let text = preview(&["-n", "3"]);
-        for expected in ["input ", kind, "boxes    2", "  prompt   ", "|<loc0847>|", "<eos>", "room for 48"] {
+        for expected in ["input ", kind, "boxes    2", "  prompt   ", "<loc0847>|", "<eos>", "room for 48"] {
             assert!(text.contains(expected), "{kind}: {expected} is not in\n{text}");
         }
         assert_eq!(text.matches("  image    f32[32,32,3]").count(), 3);
@@ -435,7 +435,7 @@ fn ops_are_listed_with_arguments_and_meaning() {
     let (stderr, code) = failure(paligemma(Path::new(".")).args(["data", "ops", "resise"]));
     assert_eq!(
         (stderr.as_str(), code),
-        ("error: there is no pp op \"resise\", did you mean resize or reshape?\n", 2)
+        ("error: there is no pp op \"resise\", did you mean resize or reshape or resize_r?\n", 2)
     );
 }
 

@@ -161,7 +161,7 @@ fn mistakes_are_named_and_leave_nothing() {
     convert("params.npz", "x.npz", &["--only", "llm/x"], 2, &["nothing is selected", "img/"]);
     convert("params.npz", "x.npz", &["--only", "llm/("], 2, &["llm/("]);
     convert("params.npz:txt", "x.npz", &[], 2, &["no part \"txt\"", "img, llm"]);
-    convert("nowhere.npz", "x.npz", &[], 2, &["cannot open", "nowhere.npz"]);
+    convert("nowhere.npz", "x.npz", &[], 1, &["cannot open", "nowhere.npz"]);
     convert("there.npz", "x.npz", &[], 2, &["is not a checkpoint"]);
     convert("empty", "x.npz", &[], 2, &["is not a checkpoint", "the directory holds none"]);
     convert("params.npz", "missing/x.npz", &[], 1, &["cannot create", "missing"]);

@@ -185,11 +185,8 @@ impl Error {
 
     /// Whether what was named is another thing than was wanted, rather than damaged or out of reach.
     pub fn is_usage(&self) -> bool {
-        use Error::{DoesNotFit, Exists, Io, NotACheckpoint, UnknownPart};
-        match self {
-            Io { action: "open", source, .. } => source.kind() == io::ErrorKind::NotFound,
-            _ => matches!(self, NotACheckpoint { .. } | UnknownPart { .. } | DoesNotFit(_) | Exists { .. }),
-        }
+        use Error::{DoesNotFit, Exists, NotACheckpoint, UnknownPart};
+        matches!(self, NotACheckpoint { .. } | UnknownPart { .. } | DoesNotFit(_) | Exists { .. })
     }
 
     /// For `map_err`: `cannot ACTION PATH`.

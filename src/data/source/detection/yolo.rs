@@ -75,7 +75,7 @@ impl Yolo {
             None => return Err(bad(format!("there is no split {split}, only {}", splits()))),
         };
         let beside = path.parent().unwrap_or(Path::new("")).to_owned();
-        let root = beside.join(yaml.path.as_deref().unwrap_or(""));
+        let root = beside.join(yaml.path.as_deref().filter(|path| *path != ".").unwrap_or(""));
         let mut images = Vec::new();
         for place in places {
             let found = find(&[&root, &beside], &place);
