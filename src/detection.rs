@@ -4,8 +4,9 @@
 //! `<loc0000>` to `<loc1023>` are tokens, so encoding clamps: a box that touches the far edge would otherwise
 //! be written with `<loc1024>`, which the tokenizer splits into characters.
 //!
-//! Code bases differ in the scale. big_vision writes `round(fraction * 1023)` and reads `/ 1023`
-//! (`pp/proj/paligemma/segmentation.py`); most example scripts use 1024. [`LocOptions`] names both.
+//! Code bases differ in the scale. big_vision writes `round(fraction * 1023)`, computed in single precision, and
+//! reads `/ 1023` (`pp/proj/paligemma/segmentation.py`); most example scripts use 1024 and do not clamp.
+//! [`LocOptions`] names both.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -49,33 +50,79 @@ impl TryFrom<u16> for LocScale {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// How a coordinate between two bins goes to one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum LocRound {
-    /// To the nearest bin, halves to even as numpy and Python round.
+    /// To the nearest bin, halves to the even one as numpy, Python and TensorFlow round.
     #[default]
-    Nearest,
+    #[serde(alias = "nearest")]
+    #[value(alias = "nearest")]
+    HalfEven,
+    /// To the nearest bin, halves up.
+    HalfUp,
+    /// To the bin below.
     Floor,
 }
 
-/// How coordinates become location tokens; the config's `loc: {scale: 1023, round: nearest}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+impl LocRound {
+    /// Every word, as configs and the command line spell them.
+    pub const WORDS: [&str; 3] = ["half-even", "half-up", "floor"];
+
+    pub const fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+}
+
+/// How coordinates become location tokens; the config's `loc: {scale: 1023, round: half-even, clamp: true}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LocOptions {
     pub scale: LocScale,
     pub round: LocRound,
+    /// Whether coordinates outside of `0..=1023` go to its ends. Without it [`text`](Self::text) writes what
+    /// is no token (`<loc1024>`, `<loc-024>`), as the example scripts do.
+    pub clamp: bool,
+}
+
+impl Default for LocOptions {
+    fn default() -> Self {
+        LocOptions { scale: LocScale::default(), round: LocRound::default(), clamp: true }
+    }
 }
 
 impl LocOptions {
     /// The bin of `value` in a picture that is `extent` long (both in pixels, or a fraction with 1.0).
     /// Always within `0..=1023`: coordinates outside the picture go to its edge, NaN to 0.
     pub fn encode(self, value: f64, extent: f64) -> u16 {
-        let bin = value / extent * f64::from(u16::from(self.scale));
-        let bin = match self.round {
-            LocRound::Nearest => bin.round_ties_even(),
-            LocRound::Floor => bin.floor(),
+        (self.bin(value, extent) as u16).min(MAX_LOC)
+    }
+
+    /// As [`encode`](Self::encode), before clamping.
+    fn bin(self, value: f64, extent: f64) -> f64 {
+        let bin = match self.scale {
+            // The reference stores fractions in single precision and multiplies there.
+            LocScale::Last1023 => f64::from((value / extent) as f32 * 1023.0),
+            LocScale::Bins1024 => value / extent * 1024.0,
         };
-        (bin as u16).min(MAX_LOC)
+        match self.round {
+            LocRound::HalfEven => bin.round_ties_even(),
+            LocRound::HalfUp => (bin + 0.5).floor(),
+            LocRound::Floor => bin.floor(),
+        }
+    }
+
+    /// The text of one object with corners y1 x1 y2 x2 in a picture of extent `[height, width]`: the only place
+    /// that heeds [`clamp`](Self::clamp).
+    pub fn text(self, corners: [f64; 4], [height, width]: [f64; 2], label: &str) -> String {
+        if self.clamp {
+            return Detection::from_pixels(corners, height, width, label, self).to_string();
+        }
+        let extents = [height, width, height, width];
+        let bins = corners.into_iter().zip(extents).map(|(value, extent)| self.bin(value, extent) as i64);
+        let mut text: String = bins.map(|bin| format!("<loc{bin:04}>")).collect();
+        push_label(&mut text, label);
+        text
     }
 
     /// The fraction of the picture's extent at which a bin lies.
@@ -127,11 +174,23 @@ impl fmt::Display for Detection {
         for bin in [self.y1, self.x1, self.y2, self.x2] {
             write!(f, "<loc{:04}>", bin.min(MAX_LOC))?;
         }
-        let label = self.label.trim();
-        if !label.is_empty() {
-            write!(f, " {}", label.replace(';', ","))?;
-        }
-        Ok(())
+        let mut label = String::new();
+        push_label(&mut label, &self.label);
+        f.write_str(&label)
+    }
+}
+
+/// A label as it stands in prompts and answers: a `;`, which separates objects, is written as a comma, and
+/// line breaks, which end prompts, as blanks.
+pub fn label_text(label: &str) -> String {
+    label.trim().replace(';', ",").replace(['\n', '\r'], " ")
+}
+
+fn push_label(text: &mut String, label: &str) {
+    let label = label_text(label);
+    if !label.is_empty() {
+        text.push(' ');
+        text.push_str(&label);
     }
 }
 
@@ -149,10 +208,32 @@ pub struct Detections {
 /// Objects are separated by `;` or a line's end, but a new run of location tokens also begins an object.
 /// Segmentation tokens after a box are skipped.
 pub fn parse_detections(text: &str) -> Detections {
+    let token = |digits: &str| {
+        let is_token = digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit());
+        digits.parse().ok().filter(|&bin| is_token && bin <= MAX_LOC)
+    };
+    let (found, invalid) = parse(text, token);
+    let objects = found.into_iter().map(|([y1, x1, y2, x2], label)| Detection { y1, x1, y2, x2, label });
+    Detections { objects: objects.collect(), invalid }
+}
+
+/// As [`parse_detections`], for texts of data sets that were written without clamping: `<loc1024>` and
+/// `<loc-024>` count as the bins that they mean. Gives the bins y1 x1 y2 x2 with the label of each object, and
+/// the number of stretches that are not objects.
+pub fn parse_unclamped(text: &str) -> (Vec<([i32; 4], String)>, usize) {
+    parse(text, |digits| digits.parse().ok().filter(|_| digits.len() <= 6))
+}
+
+/// Objects by their bins, and how many stretches of text are not objects. `bin_of` reads what stands between
+/// `<loc` and `>`.
+fn parse<T: Copy + PartialOrd>(
+    text: &str,
+    bin_of: impl Fn(&str) -> Option<T>,
+) -> (Vec<([T; 4], String)>, usize) {
     // Anything that looks like a location token, so that `<loc1024>` and `<loc-24>` are seen and refused.
     static LOC: LazyLock<Regex> = LazyLock::new(|| regex(r"<loc([^<>;\n]*)>"));
     static SEG: LazyLock<Regex> = LazyLock::new(|| regex(r"<seg\d{3}>"));
-    let mut found = Detections::default();
+    let (mut objects, mut invalid) = (Vec::new(), 0);
     for piece in text.split([';', '\n']) {
         let piece = SEG.replace_all(piece, " ");
         let tokens: Vec<_> = LOC.captures_iter(&piece).collect();
@@ -163,19 +244,19 @@ pub fn parse_detections(text: &str) -> Detections {
         };
         let leading = tokens.first().map_or(piece.len(), |token| token.get_match().start());
         if !piece[..leading].trim().is_empty() {
-            found.invalid += 1;
+            invalid += 1;
         }
-        let mut run: Vec<Option<u16>> = Vec::new();
+        let mut run: Vec<Option<T>> = Vec::new();
         for (i, token) in tokens.iter().enumerate() {
             run.push(bin_of(&token[1]));
             let label = text_after(i);
             if !label.is_empty() || i + 1 == tokens.len() {
-                take_run(&mut found, &run, label);
+                invalid += take_run(&mut objects, &run, label);
                 run.clear();
             }
         }
     }
-    found
+    (objects, invalid)
 }
 
 /// The inverse of [`parse_detections`]: objects joined by ` ; `.
@@ -197,27 +278,26 @@ pub fn format_detections(objects: &[Detection]) -> String {
 }
 
 /// Location tokens in a row, with the label after them. Several boxes may share a run; the label is the last
-/// one's.
-fn take_run(found: &mut Detections, run: &[Option<u16>], label: &str) {
+/// one's. Gives the number of what is not an object.
+fn take_run<T: Copy + PartialOrd>(
+    objects: &mut Vec<([T; 4], String)>,
+    run: &[Option<T>],
+    label: &str,
+) -> usize {
     if !run.len().is_multiple_of(4) {
-        found.invalid += 1;
-        return;
+        return 1;
     }
-    let boxes = run.len() / 4;
+    let (boxes, mut invalid) = (run.len() / 4, 0);
     for (i, corners) in run.chunks_exact(4).enumerate() {
         match *corners {
             [Some(y1), Some(x1), Some(y2), Some(x2)] if y1 <= y2 && x1 <= x2 => {
                 let label = if i + 1 == boxes { label.to_owned() } else { String::new() };
-                found.objects.push(Detection { y1, x1, y2, x2, label });
+                objects.push(([y1, x1, y2, x2], label));
             }
-            _ => found.invalid += 1,
+            _ => invalid += 1,
         }
     }
-}
-
-fn bin_of(digits: &str) -> Option<u16> {
-    let is_token = digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse().ok().filter(|&bin| is_token && bin <= MAX_LOC)
+    invalid
 }
 
 fn regex(pattern: &str) -> Regex {
@@ -250,15 +330,18 @@ mod tests {
     }
 
     fn recording() -> Vec<Value> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/data/expected_detection_strings.json");
-        let text = std::fs::read_to_string(path).unwrap();
-        let mut recording: Value = serde_json::from_str(&text).unwrap();
-        serde_json::from_value(recording["images"].take()).unwrap()
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/data");
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+            let mut recording: Value = serde_json::from_str(&text).unwrap();
+            serde_json::from_value::<Vec<Value>>(recording["images"].take()).unwrap()
+        };
+        [read("expected_detection_strings.json"), read("expected_detection.json")].concat()
     }
 
     #[test]
     fn scale_1024_writes_the_example_scripts_strings_clamped() {
-        let options = LocOptions { scale: LocScale::Bins1024, round: LocRound::Nearest };
+        let options = LocOptions { scale: LocScale::Bins1024, ..LocOptions::default() };
         let mut clamped = 0;
         for image in recording() {
             let (corners, labels, height, width) = boxes(&image);
@@ -276,6 +359,11 @@ mod tests {
                 numbers.as_array().unwrap().iter().any(|v| !(0..1024).contains(&v.as_i64().unwrap()))
             };
             let bad = image["values_y1x1y2x2"].as_array().unwrap().iter().filter(|v| bad(v)).count();
+            let raw = LocOptions { clamp: false, ..options };
+            let boxes = corners.iter().zip(&labels);
+            let texts: Vec<_> =
+                boxes.map(|(&corners, label)| raw.text(corners, [height, width], label)).collect();
+            assert_eq!(texts.join(" ; "), image["seed_rule"], "{}", image["file"]);
             let unclamped = parse_detections(image["seed_rule"].as_str().unwrap());
             assert_eq!((unclamped.objects.len(), unclamped.invalid), (corners.len() - bad, bad));
             clamped += bad;
@@ -298,23 +386,28 @@ mod tests {
                 }
             }
         }
-        assert!(compared > 30, "only {compared} boxes compared");
+        assert!(compared > 80, "only {compared} boxes compared");
     }
 
     #[test]
     fn rounding_and_clamping() {
-        let nearest = LocOptions { scale: LocScale::Bins1024, round: LocRound::Nearest };
+        let nearest = LocOptions { scale: LocScale::Bins1024, ..LocOptions::default() };
+        let half_up = LocOptions { round: LocRound::HalfUp, ..nearest };
         let floor = LocOptions { round: LocRound::Floor, ..nearest };
         assert_eq!(nearest.encode(0.5, 1024.0), 0, "halves go to even");
         assert_eq!(nearest.encode(1.5, 1024.0), 2);
+        assert_eq!(half_up.encode(0.5, 1024.0), 1);
         assert_eq!(floor.encode(1.99, 1024.0), 1);
-        for options in [nearest, floor, LocOptions::default()] {
+        for options in [nearest, half_up, floor, LocOptions::default()] {
             assert_eq!(options.encode(64.0, 64.0), 1023);
             assert_eq!(options.encode(1e30, 64.0), 1023);
             assert_eq!(options.encode(-3.0, 64.0), 0);
             assert_eq!(options.encode(f64::NAN, 64.0), 0);
             assert_eq!(options.encode(3.0, 0.0), 1023);
         }
+        let raw = LocOptions { clamp: false, ..nearest };
+        let text = raw.text([-1.5, 0.0, 64.0, 32.0], [64.0, 64.0], "a;\nb");
+        assert_eq!(text, "<loc-024><loc0000><loc1024><loc0512> a, b");
         assert_eq!(object(2000, 0, 1024, 5, "a").to_string(), "<loc1023><loc0000><loc1023><loc0005> a");
         assert_eq!(LocOptions::default().decode(1023), 1.0);
         assert_eq!(nearest.decode(512), 0.5);
@@ -362,12 +455,19 @@ mod tests {
         for (text, objects, invalid) in cases {
             assert_eq!(parse_detections(text), Detections { objects, invalid }, "{text:?}");
         }
+        let text = "x ; <loc-024><loc0000><loc0512><loc1024> cat ; <loc0001><loc0002>";
+        assert_eq!(parse_unclamped(text), (vec![([-24, 0, 512, 1024], "cat".to_owned())], 2));
     }
 
     #[test]
     fn options_are_read_from_config() {
         let options: LocOptions = serde_yaml::from_str("{scale: 1024, round: floor}").unwrap();
-        assert_eq!(options, LocOptions { scale: LocScale::Bins1024, round: LocRound::Floor });
+        let expected = LocOptions { scale: LocScale::Bins1024, round: LocRound::Floor, clamp: true };
+        assert_eq!(options, expected);
+        for (text, round) in [("nearest", LocRound::HalfEven), ("half-up", LocRound::HalfUp)] {
+            let options: LocOptions = serde_yaml::from_str(&format!("{{round: {text}}}")).unwrap();
+            assert_eq!(options.round, round);
+        }
         assert_eq!(serde_yaml::from_str::<LocOptions>("{}").unwrap(), LocOptions::default());
         let error = serde_yaml::from_str::<LocOptions>("{scale: 1000}").unwrap_err().to_string();
         assert!(error.contains("loc scale expects 1023 or 1024, got 1000"), "{error}");

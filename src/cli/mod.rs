@@ -1,13 +1,18 @@
 //! The command line: one file per verb.
 
+pub mod convert;
+pub mod data_format;
+pub mod data_ops;
+pub mod data_preview;
 pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
+pub mod inspect;
 pub mod predict;
 pub mod train;
 pub mod verify;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -37,6 +42,8 @@ struct Cli {
 enum Verb {
     Train(train::Args),
     Predict(predict::Args),
+    Convert(convert::Args),
+    Inspect(inspect::Args),
     /// Make and look at data
     #[command(subcommand)]
     Data(Data),
@@ -46,6 +53,9 @@ enum Verb {
 
 #[derive(Debug, Subcommand)]
 enum Data {
+    Preview(data_preview::Args),
+    Format(data_format::Args),
+    Ops(data_ops::Args),
     Synth(data_synth::Args),
     Tokenizer(data_tokenizer::Args),
 }
@@ -70,6 +80,12 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] crate::config::Error),
     #[error(transparent)]
+    Format(#[from] data_format::Error),
+    #[error(transparent)]
+    Ops(#[from] data_ops::Error),
+    #[error(transparent)]
+    Preview(#[from] data_preview::Error),
+    #[error(transparent)]
     Synth(#[from] crate::data::synth::Error),
     #[error(transparent)]
     Runtime(#[from] crate::runtime::Error),
@@ -77,6 +93,16 @@ pub enum Error {
     Tokenizer(#[from] data_tokenizer::Error),
     #[error(transparent)]
     Verify(#[from] crate::verify::Error),
+    #[error(transparent)]
+    Convert(#[from] crate::convert::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::Error),
+    #[error(transparent)]
+    Params(#[from] crate::params::Error),
+    #[error(transparent)]
+    Setup(#[from] crate::setup::Error),
+    #[error("cannot write to standard output")]
+    Output(#[source] std::io::Error),
     #[error("cannot listen for Ctrl-C")]
     Signals(#[from] ctrlc::Error),
 }
@@ -89,9 +115,19 @@ impl Error {
         use crate::verify::Error as Verify;
         match self {
             Error::Predict(error) => error.is_usage(),
+            Error::Format(error) => error.is_usage(),
+            Error::Preview(error) => error.is_usage(),
+            Error::Ops(data_ops::Error::Unknown { .. }) => true,
+            Error::Convert(error) => error.is_usage(),
+            Error::Params(_) | Error::Setup(Setup::Config(_)) => true,
+            Error::Checkpoint(error) => error.is_usage(),
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
-            Error::Train(Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. }) => true,
+            Error::Train(Train::Setup(Setup::Data(error))) => error.is_usage(),
+            Error::Train(Train::Setup(Setup::Checkpoint(error))) => error.is_usage(),
+            Error::Train(
+                Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. } | Train::Uncovered { .. },
+            ) => true,
             Error::Train(Train::Eval(crate::eval::Error::Setup(Setup::Config(_)))) => true,
             Error::Verify(Verify::NotHeld { .. } | Verify::NotARecording { .. }) => true,
             _ => false,
@@ -125,6 +161,11 @@ fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome
     match verb {
         Verb::Train(args) => return train::run(args, console, process_start),
         Verb::Predict(args) => predict::run(args, console)?,
+        Verb::Data(Data::Preview(args)) => data_preview::run(args)?,
+        Verb::Data(Data::Format(args)) => data_format::run(args, console)?,
+        Verb::Data(Data::Ops(args)) => data_ops::run(args)?,
+        Verb::Convert(args) => return convert::run(args, console),
+        Verb::Inspect(args) => inspect::run(args, console)?,
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,
@@ -133,6 +174,14 @@ fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Prints to standard output. Whoever reads may have seen enough.
+fn print_line(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 /// Prints an error with its causes.
@@ -148,6 +197,6 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
         source = cause.source();
     }
     // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(code)
 }

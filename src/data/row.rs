@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 /// One example as a [`Source`](super::Source) stores it: named fields, in the source's order.
 pub type Row = IndexMap<String, Value>;
 
-/// The value of one field. Nested objects and nulls have no place in a row.
+/// The value of one field. What is null has no field.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Str(String),
@@ -15,6 +15,8 @@ pub enum Value {
     /// The content of a file, such as an encoded image.
     Bytes(Vec<u8>),
     List(Vec<Value>),
+    /// Named fields within a field; the pp op `flatten` makes them `outer/inner`.
+    Dict(Row),
 }
 
 impl Value {
@@ -27,12 +29,20 @@ impl Value {
             Value::Bool(_) => "bool",
             Value::Bytes(_) => "bytes",
             Value::List(_) => "list",
+            Value::Dict(_) => "dict",
         }
     }
 
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn as_list(&self) -> Option<&[Value]> {
+        match self {
+            Value::List(items) => Some(items),
             _ => None,
         }
     }
@@ -59,7 +69,11 @@ impl Value {
                 Value::List(items.into_iter().map(Value::from_json).collect::<Result<_, _>>()?)
             }
             Json::Null => return Err("null"),
-            Json::Object(_) => return Err("a nested object"),
+            Json::Object(fields) => {
+                let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+                let field = |(name, value)| Value::from_json(value).map(|value| (name, value));
+                Value::Dict(fields.map(field).collect::<Result<_, _>>()?)
+            }
         })
     }
 }
@@ -83,6 +97,16 @@ impl fmt::Display for Value {
                 }
                 f.write_str("]")
             }
+            Value::Dict(fields) => {
+                f.write_str("{")?;
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    if i > 0 {
+                        f.write_str(", ")?;
+                    }
+                    write!(f, "{name}: {value}")?;
+                }
+                f.write_str("}")
+            }
         }
     }
 }
@@ -93,4 +117,4 @@ macro_rules! from {
     };
 }
 
-from!(String => Str, &str => Str, i64 => Int, f64 => Float, bool => Bool, Vec<u8> => Bytes, Vec<Value> => List);
+from!(String => Str, &str => Str, i64 => Int, f64 => Float, bool => Bool, Vec<u8> => Bytes, Vec<Value> => List, Row => Dict);

@@ -46,7 +46,20 @@ impl Pipeline {
     ///
     /// # Errors
     /// When an op cannot work on this example; the error names the op.
-    pub fn run(&self, mut example: Example, seed: u64) -> Result<Example, Error> {
+    pub fn run(&self, example: Example, seed: u64) -> Result<Example, Error> {
+        self.run_observed(example, seed, |_, _| {})
+    }
+
+    /// As [`run`](Self::run); `observe` is shown the example after each op, with the op's name.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_observed(
+        &self,
+        mut example: Example,
+        seed: u64,
+        mut observe: impl FnMut(&str, &Example),
+    ) -> Result<Example, Error> {
         for (index, step) in self.steps.iter().enumerate() {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
@@ -55,6 +68,7 @@ impl Pipeline {
                 index,
                 source,
             })?;
+            observe(&step.name, &example);
         }
         Ok(example)
     }

@@ -85,7 +85,13 @@ impl Cards {
     }
 
     /// `again` names a picture that the page already holds; browsers draw it from there.
-    fn picture(&mut self, card: &Card, again: Option<usize>, what: &str, boxes: &[LabelledBox]) -> Markup {
+    pub(super) fn picture(
+        &mut self,
+        card: &Card,
+        again: Option<usize>,
+        what: &str,
+        boxes: &[LabelledBox],
+    ) -> Markup {
         let Picture { data_uri, width, height } = &card.picture;
         let id = again.unwrap_or(self.pictures);
         self.pictures += usize::from(again.is_none());
@@ -155,7 +161,7 @@ fn tag([y1, x1, ..]: [f32; 4], label: &str, colour: Rgb, width: f32, height: f32
 }
 
 /// The text with its location and segmentation tokens set back.
-fn words(text: &str) -> Markup {
+pub(super) fn words(text: &str) -> Markup {
     if text.trim().is_empty() {
         return html! { span.faint { "(empty)" } };
     }
@@ -195,7 +201,7 @@ fn hex([r, g, b]: Rgb) -> String {
 }
 
 /// A coordinate in the picture's own pixels, of which a tiny picture has few.
-fn px(value: f32) -> String {
+pub(super) fn px(value: f32) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -104,6 +104,39 @@ pub fn write(path: &Path, report: &Report) -> Result<(), Error> {
 /// The page as HTML. All text of the report is escaped.
 pub fn render(report: &Report) -> String {
     let mut cards = Cards::new(report.loc);
+    document(
+        &report.title,
+        "",
+        html! {
+            header {
+                h1 { (report.title) }
+                (summary(&report.summary))
+            }
+            main {
+                (section("Results", !report.tables.is_empty(), html! {
+                    div.tables { @for table in &report.tables { (render_table(table)) } }
+                }))
+                (curves(&report.series))
+                (section("Before and after training", !report.gallery.is_empty(), html! {
+                    (score(&report.gallery))
+                    div.cards { @for card in &report.gallery { (cards.render(card)) } }
+                }))
+                (section("Hardest examples", !report.worst.is_empty(), html! {
+                    div.cards { @for card in &report.worst { (cards.render(card)) } }
+                }))
+                (section("Configuration", !report.config_yaml.is_empty(), html! {
+                    details {
+                        summary { "The config, resolved" }
+                        pre { code { (report.config_yaml) } }
+                    }
+                }))
+            }
+        },
+    )
+}
+
+/// A whole page around `body`, in the style of all pages; `style` is what this kind of page adds to it.
+pub(super) fn document(title: &str, style: &str, body: Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -114,44 +147,20 @@ pub fn render(report: &Report) -> String {
                 // The page holds all it needs; nothing in an answer can make a browser fetch or run more.
                 meta http-equiv="Content-Security-Policy"
                     content="default-src 'none'; img-src data:; style-src 'unsafe-inline'";
-                title { (report.title) }
-                style { (PreEscaped(include_str!("page.css"))) }
+                title { (title) }
+                style { (PreEscaped(include_str!("page.css"))) (PreEscaped(style)) }
             }
-            body {
-                header {
-                    h1 { (report.title) }
-                    (summary(&report.summary))
-                }
-                main {
-                    (section("Results", !report.tables.is_empty(), html! {
-                        div.tables { @for table in &report.tables { (render_table(table)) } }
-                    }))
-                    (curves(&report.series))
-                    (section("Before and after training", !report.gallery.is_empty(), html! {
-                        (score(&report.gallery))
-                        div.cards { @for card in &report.gallery { (cards.render(card)) } }
-                    }))
-                    (section("Hardest examples", !report.worst.is_empty(), html! {
-                        div.cards { @for card in &report.worst { (cards.render(card)) } }
-                    }))
-                    (section("Configuration", !report.config_yaml.is_empty(), html! {
-                        details {
-                            summary { "The config, resolved" }
-                            pre { code { (report.config_yaml) } }
-                        }
-                    }))
-                }
-            }
+            body { (body) }
         }
     };
     page.into_string()
 }
 
-fn section(title: &str, wanted: bool, content: Markup) -> Markup {
+pub(super) fn section(title: &str, wanted: bool, content: Markup) -> Markup {
     html! { @if wanted { section { h2 { (title) } (content) } } }
 }
 
-fn summary(facts: &[(String, String)]) -> Markup {
+pub(super) fn summary(facts: &[(String, String)]) -> Markup {
     html! {
         @if !facts.is_empty() {
             dl.facts { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } }

@@ -3,7 +3,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, decode, forward, image, loss, train};
+use super::{Error, Row, checkpoint, data, decode, forward, image, loss, text, train, vit};
+use crate::runtime::Client;
 
 /// One thing that a recording holds and that can be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,18 +31,26 @@ pub enum Check {
     Vit,
     /// Decoding, resizing and all else that is done to images before a model sees them.
     Image,
+    /// Tokenizers, the pp language and its ops on text.
+    Text,
+    /// The pp strings of big_vision's configs.
+    Configs,
+    /// Rows of data sets in the formats that people have.
+    Data,
 }
 
 /// Compares everything that one check of a recording holds.
 pub(super) enum Replay {
     /// With a model on a device.
     Model(fn(&Session) -> Result<Vec<Row>, Error>),
+    /// On a device, from the recording's folder.
+    Device(fn(&Client, &Path) -> Result<Vec<Row>, Error>),
     /// From the recording's folder alone.
     Folder(fn(&Path) -> Result<Vec<Row>, Error>),
 }
 
 impl Check {
-    pub const ALL: [Check; 11] = [
+    pub const ALL: [Check; 14] = [
         Check::Forward,
         Check::Loss,
         Check::Grads,
@@ -53,6 +62,9 @@ impl Check {
         Check::Checkpoint,
         Check::Vit,
         Check::Image,
+        Check::Text,
+        Check::Configs,
+        Check::Data,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -68,6 +80,9 @@ impl Check {
             Check::Checkpoint => "checkpoint",
             Check::Vit => "vit",
             Check::Image => "image",
+            Check::Text => "text",
+            Check::Configs => "configs",
+            Check::Data => "data",
         }
     }
 
@@ -82,8 +97,11 @@ impl Check {
             Check::Adafactor => &["adafactor.json"],
             Check::Decode | Check::Beam => &[decode::FILE],
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
-            Check::Vit => &["vit.json"],
+            Check::Vit => &[vit::FILE],
             Check::Image => &[image::FILE],
+            Check::Text => &text::FILES,
+            Check::Configs => &[text::CONFIGS_FILE],
+            Check::Data => &data::FILES,
         }
     }
 
@@ -97,7 +115,12 @@ impl Check {
             Check::Adam => train::adam,
             Check::Decode => decode::greedy,
             Check::Image => return Some(Replay::Folder(image::images)),
-            Check::Adafactor | Check::Beam | Check::Checkpoint | Check::Vit => return None,
+            Check::Text => return Some(Replay::Folder(text::text)),
+            Check::Configs => return Some(Replay::Folder(text::configs)),
+            Check::Data => return Some(Replay::Folder(data::data)),
+            Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
+            Check::Vit => return Some(Replay::Device(vit::vit)),
+            Check::Adafactor | Check::Beam => return None,
         }))
     }
 }

@@ -1,3 +1,4 @@
+use super::tolerance::EXACT;
 use super::{Error, Measure, Tolerance};
 use crate::array::{HostArray, Shape};
 
@@ -47,6 +48,13 @@ impl Row {
     pub(super) fn number(name: impl Into<String>, got: f64, recorded: f64, tolerance: Tolerance) -> Self {
         let (max_abs, error) = deviation(tolerance.measure, &[got], &[recorded], None);
         Row { name: name.into(), shape: Shape::scalar(crate::array::DType::F32), max_abs, error, tolerance }
+    }
+
+    /// Cases without numbers, such as texts, of which so many differ.
+    pub(super) fn count(name: impl Into<String>, total: usize, differing: usize) -> Self {
+        let error = differing as f64;
+        let shape = Shape::new(crate::array::DType::Pred, [total]);
+        Row { name: name.into(), shape, max_abs: error.min(1.0), error, tolerance: EXACT }
     }
 
     pub fn passed(&self) -> bool {

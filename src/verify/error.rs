@@ -15,7 +15,7 @@ pub enum Error {
 
     #[error(
         "{} is not a recording: neither it nor a folder in it has a file such as forward.safetensors, \
-         loss.json, sgd.json or pp_image.json", .path.display()
+         loss.json, sgd.json, pp_image.json, pp_text.json or expected_jsonl.json", .path.display()
     )]
     NotARecording { path: PathBuf },
 

@@ -9,7 +9,9 @@
 //! replay.
 
 mod check;
+mod checkpoint;
 mod compare;
+mod data;
 mod decode;
 mod error;
 mod forward;
@@ -18,8 +20,11 @@ mod loss;
 mod program;
 mod recording;
 mod report;
+mod tally;
+mod text;
 mod tolerance;
 mod train;
+mod vit;
 
 use std::path::Path;
 
@@ -88,6 +93,7 @@ fn replay_case<'a>(
         tracing::info!(case = case.name(), check = check.name(), "replaying");
         let rows = match replay {
             Replay::Folder(rows) => rows(case.dir())?,
+            Replay::Device(rows) => rows(client()?, case.dir())?,
             Replay::Model(rows) => rows(match &mut session {
                 Some(session) => session,
                 None => session.insert(Session::new(client()?, Recording::open(case)?, options)?),

@@ -1,11 +1,11 @@
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Row, Source, out_of_range, read_file};
+use super::{Error, Row, Source, file_name, fingerprint, list, out_of_range, read_file};
 use crate::data::Value;
 
-const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+/// Endings of picture files that are looked for in folders.
+pub(super) const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 
 /// One folder per class with images in it: `train/<label>/*.png`.
 ///
@@ -74,9 +74,16 @@ impl Source for ImageFolder {
     fn locate(&self, index: usize) -> String {
         self.path(index).unwrap_or(&self.root).display().to_string()
     }
+
+    /// The names of all files below the root; their sizes would take a look at every one.
+    fn fingerprint(&self) -> u64 {
+        let names = self.files.iter().map(|(_, path)| path.strip_prefix(&self.root).unwrap_or(path));
+        fingerprint(names.map(|name| name.as_os_str().as_encoded_bytes()))
+    }
 }
 
-fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// The pictures of a folder and of those in it, in the order of their paths.
+pub(super) fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), Error> {
     for path in list(folder)? {
         if path.is_dir() {
             collect_images(&path, images)?;
@@ -91,26 +98,10 @@ fn is_image(extension: &OsStr) -> bool {
     EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// The entries of a folder that are not hidden, sorted: the file system's own order is not repeatable.
-fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let fail = |source| Error::Io { action: "list", path: folder.to_owned(), source };
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if !file_name(&path).starts_with('.') {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
-    path.file_name().unwrap_or_default().to_string_lossy()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

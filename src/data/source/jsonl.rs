@@ -1,12 +1,12 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use serde::de::IgnoredAny;
 
-use super::{Error, Row, Source, out_of_range};
+use super::{Error, Row, Source, fingerprint, out_of_range, refuse_remote};
 use crate::data::Value;
 
 /// Options of a `.jsonl` source, with big_vision's names and meaning.
@@ -152,6 +152,14 @@ impl Source for Jsonl {
     fn locate(&self, index: usize) -> String {
         format!("{}:{}", self.path.display(), self.line_number(index))
     }
+
+    /// The file's name, and which of its bytes and lines are used.
+    fn fingerprint(&self) -> u64 {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let [begin, end] = [self.offsets.first(), self.offsets.last()].map(|offset| offset.copied());
+        let range = format!("{}..{}", begin.unwrap_or(0), end.unwrap_or(0));
+        fingerprint([&*name, &range, &format!("{}+{}", self.start, self.len())])
+    }
 }
 
 fn check_line(line: &[u8]) -> Result<(), String> {
@@ -176,16 +184,10 @@ fn excerpt(text: &str) -> String {
     if short.len() < text.len() { format!("{short}…") } else { short }
 }
 
-fn refuse_remote(path: &Path) -> Result<(), Error> {
-    if path.to_str().is_some_and(|text| text.contains("://")) {
-        return Err(Error::Remote { path: path.to_owned() });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
 
@@ -229,11 +231,15 @@ mod tests {
 
     #[test]
     fn values_that_rows_cannot_hold_fail_when_read() {
-        let source = open(b"{\"a\": null}\n{\"a\": {\"b\": 1}}\n{\"a\": 18446744073709551616}\n").unwrap();
+        let source = open(
+            b"{\"a\": null}\n{\"a\": {\"b\": [null]}}\n{\"a\": 18446744073709551616}\n{\"a\": {\"b\": 1}}",
+        )
+        .unwrap();
         let message = |i| source.get(i).unwrap_err().to_string();
         assert!(message(0).ends_with("rows.jsonl:1: field \"a\" holds null, which a row cannot"));
-        assert!(message(1).ends_with("rows.jsonl:2: field \"a\" holds a nested object, which a row cannot"));
+        assert!(message(1).ends_with("rows.jsonl:2: field \"a\" holds null, which a row cannot"));
         assert_eq!(source.get(2).unwrap()["a"], Value::Float(18446744073709551616.0));
+        assert_eq!(source.get(3).unwrap()["a"], Value::Dict(Row::from([("b".to_owned(), Value::Int(1))])));
     }
 
     #[test]
