@@ -136,6 +136,15 @@ fn cut_files_are_errors() {
     }
 }
 
+#[test]
+fn a_short_file_claims_no_large_image() {
+    let mut encoded = read("files/odd420_49x35.jpg");
+    let frame = encoded.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    encoded[frame + 5..frame + 9].copy_from_slice(&[0x20, 0, 0x40, 0]);
+    let error = pp::decode(&encoded, &DecodeOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("it claims 8192x16384 pixels, more than its bytes can tell"), "{error}");
+}
+
 /// Any byte may be wrong: that gives other pixels or an error, and takes no longer than a good file.
 #[test]
 fn damaged_files_do_no_harm() {
