@@ -1,5 +1,9 @@
 //! Checkpoint files: recordings of big_vision, files that numpy wrote, round trips, and damage.
 
+#[cfg(unix)]
+#[path = "support/small_disk.rs"]
+mod small_disk;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Read};
@@ -9,7 +13,7 @@ use indexmap::IndexMap;
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::checkpoint::npz::{self, Npz};
 use paligemma::checkpoint::safetensors::{self, Safetensors};
-use paligemma::checkpoint::{Error, Reader, compare, load_params, open};
+use paligemma::checkpoint::{Error, Reader, Store, compare, load_params, open};
 use paligemma::params::{Init, ParamSpec, ParamSpecs, Patterns};
 use proptest::prelude::*;
 
@@ -191,6 +195,51 @@ fn parameters_are_found_in_larger_files_and_parts_can_be_chosen() {
 }
 
 #[test]
+fn an_archive_in_pieces_is_read_as_one() {
+    for (file, sizes) in [("model/gemma2/params.npz", [50_000, 1000]), ("npz/deflated.npz", [700, 1])] {
+        let whole = open(data(file)).unwrap();
+        let bytes = fs::read(data(file)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        // Pieces in turn larger and smaller, so that they end within headers, data and the directory.
+        let mut rest = &bytes[..];
+        for (i, size) in sizes.into_iter().cycle().enumerate() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, after) = rest.split_at(size.min(rest.len()));
+            fs::write(dir.path().join(format!("x.npz.part{i}")), piece).unwrap();
+            rest = after;
+        }
+        for name in ["x.npz", "x.npz.part*", "x.npz.part0"] {
+            let pieces = open(dir.path().join(name)).unwrap();
+            assert_eq!(pieces.names(), whole.names());
+            for name in whole.names() {
+                let array = whole.read(name).unwrap();
+                assert_eq!(pieces.read(name).unwrap(), array, "{file} {name}");
+                if let Some(bytes) = pieces.borrow(name).unwrap() {
+                    assert_eq!(bytes, array.bytes());
+                }
+                pieces.release(name);
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = fs::read(data("model/gemma2/params.npz")).unwrap();
+    for (name, piece) in ["aa", "ab", "ac", "ad"].into_iter().zip(bytes.chunks(bytes.len() / 3)) {
+        fs::write(dir.path().join(format!("x.npz.part{name}")), piece).unwrap();
+    }
+    let img = format!("{}:img", dir.path().join("x.npz.part*").display());
+    assert_eq!(open(img).unwrap().names().len(), 23);
+    fs::remove_file(dir.path().join("x.npz.partab")).unwrap();
+    assert!(failure(dir.path().join("x.npz")).ends_with("x.npz.partab is missing"));
+    fs::remove_file(dir.path().join("x.npz.partac")).unwrap();
+    fs::remove_file(dir.path().join("x.npz.partad")).unwrap();
+    assert!(failure(dir.path().join("x.npz")).contains("is not a complete zip archive"));
+    fs::write(dir.path().join("x.npz.partaa"), "something").unwrap();
+    assert!(failure(dir.path().join("x.npz")).contains("its first piece does not start as an .npz does"));
+}
+
+#[test]
 fn what_is_no_checkpoint_is_told_from_its_content() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.npz");
@@ -280,12 +329,51 @@ fn an_unfinished_file_leaves_no_trace() {
     let shapes = [("w".to_owned(), Shape::scalar(DType::F32)), ("v".to_owned(), Shape::scalar(DType::S32))];
     let path = dir.path().join("w.safetensors");
     let mut writer = safetensors::Writer::create(&path, shapes, &BTreeMap::new()).unwrap();
-    let error = writer.write("w", &[0; 4]).unwrap_err().to_string();
-    assert!(error.ends_with("expects tensor \"v\", got \"w\""), "{error}");
-    writer.write("v", &[0; 4]).unwrap();
+    let error = writer.write("v", &[0; 4]).unwrap_err().to_string();
+    assert!(error.ends_with("expects tensor \"w\", got \"v\""), "{error}");
+    writer.write("w", &[0; 4]).unwrap();
     let error = writer.finish().unwrap_err().to_string();
-    assert!(error.ends_with("was finished before tensor \"w\" was written"), "{error}");
+    assert!(error.ends_with("was finished before tensor \"v\" was written"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn on_a_full_disk_nothing_appears_and_what_was_there_stays() {
+    let Some(disk) = small_disk::SmallDisk::mount(1024) else { return };
+    let (old, new) = (HostArray::scalar(1f32), HostArray::zeros(Shape::new(DType::F32, [300, 300])));
+    let npz_path = disk.path().join("w.npz");
+    let write_npz = |array: &HostArray| {
+        let mut writer = npz::Writer::create(&npz_path)?;
+        writer.write("w", array)?;
+        writer.finish()
+    };
+    let shards_path = disk.path().join("w.safetensors");
+    let write_shard = |array: &HostArray| {
+        safetensors::write(&shards_path, &IndexMap::from([("w".into(), array.clone())]), &BTreeMap::new())
+            .map(drop)
+    };
+    let store = Store::open(&disk.path().join("run")).unwrap();
+    let save = |step: u64, array: &HostArray| {
+        store.save(step, vec![("params/w".into(), array.clone())], Default::default(), false).map(drop)
+    };
+    write_npz(&old).unwrap();
+    write_shard(&old).unwrap();
+    save(1, &old).unwrap();
+    disk.fill_up_to(100);
+    let errors =
+        [write_npz(&new), write_shard(&new), save(2, &new)].map(|result| chain(&result.unwrap_err()));
+    for (error, name) in errors.into_iter().zip(["w.npz", "w.safetensors", "checkpoint-000000002-tmp"]) {
+        assert!(error.contains(name) && error.contains("No space left on device"), "{error}");
+    }
+    assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 4);
+    assert_eq!(store.steps().unwrap(), [1]);
+    for path in [npz_path, shards_path, store.workdir().to_owned()] {
+        assert_eq!(open(path).unwrap().read("w").unwrap(), old);
+    }
+    disk.make_room();
+    save(2, &new).unwrap();
+    assert_eq!(open(store.workdir()).unwrap().read("w").unwrap(), new);
 }
 
 #[test]
@@ -488,11 +576,12 @@ proptest! {
             (path, bytes)
         };
         let (path, bytes) = write("a", &arrays);
-        let reversed = arrays.clone().into_iter().rev().collect();
-        prop_assert!(write("b", &reversed).1 == bytes);
+        prop_assert!(write("b", &arrays).1 == bytes);
         let reader = Safetensors::open(&path).unwrap();
         prop_assert_eq!(reader.metadata(), &metadata);
-        prop_assert_eq!(reader.names().len(), arrays.len());
+        let mut order: Vec<_> = arrays.iter().collect();
+        order.sort_by_key(|(_, array)| std::cmp::Reverse(array.dtype().num_bytes()));
+        prop_assert_eq!(reader.names(), order.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
         for (name, array) in &arrays {
             prop_assert!(&reader.read(name).unwrap() == array, "{}", name);
             let start = reader.borrow(name).unwrap().unwrap().as_ptr() as usize;

@@ -134,9 +134,6 @@ fn what_a_config_asks_for_in_vain_is_refused() {
     let (stderr, code) = train(&folder, &["--set", "grad_accum_steps=2"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("grad_accum_steps is 2, only 1 is supported yet"), "{stderr}");
-    let (stderr, code) = train(&folder, &["--set", "resume=elsewhere"]);
-    assert_eq!(code, 2);
-    assert!(stderr.contains("resume is not supported yet"), "{stderr}");
 }
 
 #[test]

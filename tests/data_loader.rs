@@ -3,14 +3,16 @@
 
 use std::collections::HashSet;
 use std::error::Error as _;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use paligemma::array::{DType, HostArray};
 use paligemma::data::{
     Batch, Error, Jsonl, JsonlOptions, Loader, LoaderOptions, MASK, MemorySource, Preprocess,
-    PreprocessError, Processed, Remainder, Row,
+    PreprocessError, Processed, Remainder, Row, Shuffle, Source, Stream, Value,
 };
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
@@ -335,4 +337,254 @@ fn options_that_cannot_work_say_why() {
         message(9, options(20, 2)),
         "18 rows over all epochs do not fill one batch of 20: lower batch_size, or pad the last batch"
     );
+}
+
+/// Numbers from `first` on, stored in blocks of seven.
+struct InBlocks {
+    rows: MemorySource,
+    blocks: Vec<Range<usize>>,
+}
+
+impl InBlocks {
+    fn new(name: &str, first: i64, len: usize) -> Self {
+        let rows = (first..first + len as i64).map(|n| Row::from([("n".into(), n.into())])).collect();
+        let blocks = (0..len).step_by(7).map(|begin| begin..(begin + 7).min(len)).collect();
+        InBlocks { rows: MemorySource::new(name, rows), blocks }
+    }
+}
+
+impl Source for InBlocks {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Row, Error> {
+        self.rows.get(index)
+    }
+
+    fn blocks(&self) -> &[Range<usize>] {
+        &self.blocks
+    }
+
+    fn describe(&self) -> String {
+        self.rows.describe()
+    }
+
+    fn locate(&self, index: usize) -> String {
+        self.rows.locate(index)
+    }
+}
+
+fn stream(name: &str, source: impl Source + 'static, weight: f64, shuffle: Shuffle) -> Stream {
+    Stream {
+        name: name.into(),
+        source: Arc::new(source),
+        preprocess: Arc::new(plain),
+        weight,
+        shuffle,
+        skip_errors: false,
+    }
+}
+
+/// 30 rows of one source in blocks, 11 of another as they are, 5 of a third that is rare and in order.
+fn mixture() -> Vec<Stream> {
+    let rare = (0..5i64).map(|n| Row::from([("n".into(), (1000 + n).into())])).collect();
+    vec![
+        stream("blocks", InBlocks::new("blocks", 0, 30), 3.0, Shuffle::Whole { buffer: 14 }),
+        stream("free", Arc::try_unwrap(numbers(11)).unwrap(), 1.0, Shuffle::WHOLE),
+        stream("rare", MemorySource::new("rare", rare), 0.25, Shuffle::InOrder),
+    ]
+}
+
+fn mixed(options: LoaderOptions) -> Loader {
+    Loader::of_streams(mixture(), options).unwrap()
+}
+
+#[test]
+fn a_mixture_does_not_depend_on_threads() {
+    let make = |threads, prefetch| {
+        batches(mixed(LoaderOptions { threads, prefetch, remainder: Remainder::Pad, ..options(8, 3) }))
+    };
+    let expected = make(1, 1);
+    assert_eq!(expected.len(), (46 * 3usize).div_ceil(8));
+    for (threads, prefetch) in [(2, 1), (2, 3), (7, 2), (7, 20)] {
+        assert_eq!(make(threads, prefetch), expected);
+    }
+}
+
+#[test]
+fn streams_come_by_their_weights_and_go_through_their_rows_epoch_by_epoch() {
+    let all = batches(mixed(options(10, 8)));
+    let ids = real_rows(&all);
+    assert_eq!(ids.len(), 360);
+    let of = |range: Range<usize>| ids.iter().copied().filter(|id| range.contains(id)).collect::<Vec<_>>();
+    let (blocks, free, rare) = (of(0..30), of(30..41), of(41..46));
+    for (rows, share) in [(&blocks, 3.0), (&free, 1.0), (&rare, 0.25)] {
+        let expected = 360.0 * share / 4.25;
+        assert!((rows.len() as f64 - expected).abs() < 3.0, "{} of {expected}", rows.len());
+    }
+    for (rows, len) in [(&blocks, 30), (&free, 11)] {
+        for epoch in rows.chunks_exact(len) {
+            assert_eq!(epoch.iter().collect::<HashSet<_>>().len(), len);
+        }
+        assert_ne!(rows[..len], rows[len..2 * len]);
+    }
+    assert!(rare.iter().enumerate().all(|(visit, id)| *id == 41 + visit % 5), "{rare:?}");
+    // Of every batch of 10, about seven rows are of the first stream.
+    for batch in &all {
+        let first = batch.ids.iter().flatten().filter(|&&id| id < 30).count();
+        assert!((5..=9).contains(&first), "{:?}", batch.ids);
+    }
+    let loader = mixed(options(10, 8));
+    let visits: Vec<(String, u64, f64)> =
+        loader.visits(360).map(|(stream, visits, epochs)| (stream.name.clone(), visits, epochs)).collect();
+    assert_eq!(visits[1], ("free".to_owned(), free.len() as u64, free.len() as f64 / 11.0));
+    assert_eq!(
+        [loader.locate(0), loader.locate(30), loader.locate(45)],
+        ["blocks[0]", "numbers[0]", "rare[4]"]
+    );
+}
+
+#[test]
+fn rows_know_where_they_are_from_and_how_often_they_came() {
+    let tell = |row: Row, _| {
+        let text = |key: &str| row.get(key).map(Value::to_string).unwrap_or_default();
+        let mut out = Processed::default();
+        out.arrays.insert("n".into(), HostArray::scalar(0i32));
+        out.strings.insert("from".into(), [text("_source"), text("_id"), text("_epoch")].join(" "));
+        Ok(out)
+    };
+    let rows = vec![
+        Row::from([("n".into(), 0i64.into())]),
+        Row::from([("_id".into(), "own".into()), ("n".into(), 1i64.into())]),
+    ];
+    let source = MemorySource::new("two", rows);
+    let alone = LoaderOptions { shuffle: false, ..options(4, 2) };
+    let mut loader = Loader::new(Arc::new(source.clone()), Arc::new(tell), alone).unwrap();
+    assert_eq!(loader.next().unwrap().unwrap().strings["from"], [" 0 0", " own 0", " 0 1", " own 1"]);
+
+    let mut streams = vec![stream("a", source, 1.0, Shuffle::InOrder)];
+    streams[0].preprocess = Arc::new(tell);
+    let mut loader = Loader::of_streams(streams, options(4, 2)).unwrap();
+    assert_eq!(loader.next().unwrap().unwrap().strings["from"], ["a 0 0", "a own 0", "a 0 1", "a own 1"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_mixture_resumes_as_if_it_had_not_stopped(
+        batch_size in 1usize..9, stop in 0usize..20, seed: u64, threads in 1usize..4,
+    ) {
+        let base = LoaderOptions { seed, threads, epochs: None, ..options(batch_size, 1) };
+        let straight: Vec<Batch> = mixed(base.clone()).take(20).collect::<Result<_, _>>().unwrap();
+        let mut first = mixed(base.clone());
+        let mut resumed: Vec<Batch> = first.by_ref().take(stop).collect::<Result<_, _>>().unwrap();
+        let start = first.position();
+        drop(first);
+        let rest = mixed(LoaderOptions { start, ..base }).take(20 - stop);
+        resumed.extend(rest.map(|batch| batch.unwrap()));
+        prop_assert_eq!(resumed, straight);
+    }
+}
+
+#[test]
+fn one_two_and_four_hosts_share_the_batches_of_a_mixture() {
+    let alone = batches(mixed(LoaderOptions { remainder: Remainder::Pad, ..options(8, 2) }));
+    for host_count in [1, 2, 4] {
+        let host =
+            |host_index| LoaderOptions { host_index, host_count, remainder: Remainder::Pad, ..options(8, 2) };
+        let hosts: Vec<Vec<Batch>> = (0..host_count).map(|index| batches(mixed(host(index)))).collect();
+        for (number, batch) in alone.iter().enumerate() {
+            let shared: Vec<Option<usize>> = hosts.iter().flat_map(|host| host[number].ids.clone()).collect();
+            assert_eq!(shared, batch.ids);
+        }
+        assert!(hosts.iter().all(|host| host.len() == alone.len()));
+    }
+}
+
+#[test]
+fn each_stream_skips_its_own_errors() {
+    let mut streams = mixture();
+    streams[1].preprocess = failing(5, false);
+    let position = |error: Error| matches!(error, Error::Preprocess { .. });
+    let mut loader = Loader::of_streams(streams.clone(), options(8, 4)).unwrap();
+    assert!(position(loader.find_map(Result::err).unwrap()));
+    streams[1].skip_errors = true;
+    let mut loader = Loader::of_streams(streams, options(8, 4)).unwrap();
+    let all: Vec<Batch> = loader.by_ref().collect::<Result<_, _>>().unwrap();
+    assert!(loader.stats().num_skipped > 0);
+    // What takes the place of a row is of the same stream.
+    let count = |batches: &[Batch]| real_rows(batches).iter().filter(|id| (30..41).contains(*id)).count();
+    assert_eq!(count(&all), count(&batches(mixed(options(8, 4)))));
+    assert!(real_rows(&all).iter().all(|id| !(30..41).contains(id) || (id - 30) % 5 != 0));
+}
+
+#[test]
+fn mixtures_that_cannot_be_say_why() {
+    let message = |streams| Loader::of_streams(streams, options(1, 1)).err().unwrap().to_string();
+    let [mut one, mut other] = [mixture(), mixture()];
+    one[1].weight = -1.0;
+    assert_eq!(message(one), "the weights [3.0, -1.0, 0.25] give no mixture: each must be greater than 0");
+    let broken =
+        InBlocks { rows: MemorySource::new("broken", vec![Row::new(); 9]), blocks: vec![0..7, 7..8] };
+    other[0].source = Arc::new(broken);
+    assert_eq!(
+        message(other),
+        "the blocks of broken (9 rows in memory) are not its rows, one after the other"
+    );
+}
+
+/// A source that takes its time holds a run up and is told of, but does not hold it for ever.
+#[test]
+fn waiting_for_a_slow_source_is_counted_and_has_an_end() {
+    let slow = |row: Row, seed| {
+        std::thread::sleep(Duration::from_millis(60));
+        plain(row, seed)
+    };
+    let options = LoaderOptions { threads: 1, ..options(2, 1) };
+    let mut loader = Loader::new(numbers(10), Arc::new(slow), options).unwrap();
+    assert!(!loader.wait(Duration::from_millis(1)));
+    assert!(loader.wait(Duration::from_secs(60)));
+    loader.next().unwrap().unwrap();
+    // Two rows of 60 ms, less what passed before the first wait.
+    let waited = loader.stats().waited;
+    assert!(waited >= Duration::from_millis(20), "{waited:?}");
+    assert_eq!(waited, loader.stats().waited_last);
+    let began = Instant::now();
+    drop(loader);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+/// Rows of 4 MiB in batches of eight. There are the batch in use, the two made ahead and the rows of the next,
+/// and as much again as rows that the allocator keeps for the rows to come; a thread has a row twice while it
+/// makes it. Nothing else may be large, and nothing may grow.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_is_bounded_by_the_batches_made_ahead() {
+    const ROW: usize = 4 << 20;
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    };
+    let large = |row: Row, _: u64| -> Result<Processed, PreprocessError> {
+        let n: i64 = row["n"].to_string().parse()?;
+        let mut out = Processed::default();
+        out.arrays.insert("image".into(), HostArray::new([ROW], &vec![n as u8; ROW])?);
+        Ok(out)
+    };
+    let options = LoaderOptions { threads: 2, prefetch: 2, epochs: None, ..options(8, 1) };
+    let before = resident();
+    let mut loader = Loader::new(numbers(100), Arc::new(large), options).unwrap();
+    let mut peak = 0;
+    for _ in 0..40 {
+        let batch = loader.next().unwrap().unwrap();
+        // Until those ahead are complete.
+        std::thread::sleep(Duration::from_millis(10));
+        peak = peak.max(resident().saturating_sub(before));
+        drop(batch);
+    }
+    println!("{} MiB over 40 batches of {} MiB", peak >> 20, (8 * ROW) >> 20);
+    assert!(peak < (1 + 2 + 1 + 1) * 8 * ROW + 2 * 2 * ROW, "{} MiB", peak >> 20);
 }

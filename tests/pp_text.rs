@@ -1,9 +1,10 @@
-//! The pp language and the ops on text and general arrays, against recordings of big_vision.
+//! The pp language and the ops on text and general arrays. `tests/verify.rs` replays what big_vision made of them.
 
 use std::path::PathBuf;
 
-use paligemma::array::{DType, HostArray};
-use paligemma::pp::{Env, Example, Literal, Pipeline, Strings, Value, ops, spec};
+use paligemma::array::HostArray;
+use paligemma::checkpoint;
+use paligemma::pp::{Env, Example, Pipeline, Value, ops, spec};
 use pretty_assertions::assert_eq;
 use serde_json::Value as Json;
 
@@ -15,239 +16,149 @@ fn json(name: &str) -> Json {
     serde_json::from_slice(&std::fs::read(data().join(name)).unwrap()).unwrap()
 }
 
-/// Ops that big_vision registers (its core and the PaliGemma ones) and this program does not have yet.
-const MISSING: [&str; 7] = [
-    "clip_i1k_label_names",
-    "i21k_label_names",
-    "lookup",
-    "rag_tensor",
-    "random_jpeg",
-    "refcoco_mask2str",
-    "resize_r",
-];
-
-const REFERENCE_OPS: &str = "central_crop choice choice_no_replacement clip_i1k_label_names clip_value_range \
-    coco_captions concat convert_to_video copy decode decode_jpeg_and_inception_crop draw_bbox drop flatten flip_lr \
-    getidx i21k_label_names inception_crop keep lookup lower majority masked_concat onehot pad_to_shape rag_tensor \
-    random_crop random_jpeg refcoco_mask2str reshape resize resize_long resize_r resize_small \
-    sci_qa_choices_shuffle setdefault squeeze_last_dim stack_images strfmt strjoin tok tokenize tolen value_range \
-    vgg_value_range video_choice video_decode video_ensure_shape video_replicate_img";
-
+/// The names of big_vision's ops; `tests/verify.rs` compares the rest of their signatures.
 #[test]
 fn the_ops_are_the_references() {
-    let known: Vec<&str> = ops().map(|op| op.signature.name.as_str()).collect();
-    let expected: Vec<&str> =
-        REFERENCE_OPS.split_whitespace().filter(|name| !MISSING.contains(name)).collect();
-    assert_eq!(known, expected);
+    let recorded = json("pp_ops.json");
+    let names = recorded.as_object().unwrap().keys();
+    let expected: Vec<&str> = names.map(|name| name.strip_prefix("preprocess_ops.").unwrap()).collect();
+    assert_eq!(ops().map(|op| op.signature.name.as_str()).collect::<Vec<_>>(), expected);
 }
 
 /// What Python parses, though no op could take it; see the documentation of `pp::spec`.
-const REFUSED: [&str; 5] =
-    ["f(1+2j)", "f(**{'a': 1})", "f(...)", "f(99999999999999999999)", "f('\\N{BULLET}')"];
-
 #[test]
-fn sections_parse_as_in_python() {
-    let recording = json("pp_parse.json");
-    let mut refused = Vec::new();
-    for case in recording["specs"].as_array().unwrap() {
-        let section = case["spec"].as_str().unwrap();
-        let parsed = spec::parse_section(section);
-        if case.get("error").is_some() {
-            assert!(parsed.is_err(), "{section:?} gave {parsed:?}");
-            continue;
-        }
-        let Ok(call) = parsed else {
-            refused.push(section);
-            continue;
-        };
-        assert_eq!(call.name, case["name"].as_str().unwrap(), "{section:?}");
-        let args = case["args"].as_array().unwrap();
-        assert_eq!(call.args.len(), args.len(), "{section:?}");
-        for ((got, _), expected) in call.args.iter().zip(args) {
-            assert!(same(got, expected), "{section:?}: {got} is not {expected}");
-        }
-        let kwargs = case["kwargs"].as_array().unwrap();
-        assert_eq!(call.kwargs.len(), kwargs.len(), "{section:?}");
-        for ((name, got, _), expected) in call.kwargs.iter().zip(kwargs) {
-            assert_eq!(name, expected[0].as_str().unwrap());
-            assert!(same(got, &expected[1]), "{section:?}: {got} is not {expected}");
-        }
-    }
-    assert_eq!(refused, REFUSED);
-}
-
-/// Whether a parsed literal is the recorded one.
-fn same(got: &Literal, expected: &Json) -> bool {
-    let list = |items: &[Literal], kind: &str| {
-        let expected = expected.get(kind).and_then(Json::as_array);
-        expected.is_some_and(|e| e.len() == items.len() && items.iter().zip(e).all(|(a, b)| same(a, b)))
-    };
-    match got {
-        Literal::None => expected.is_null(),
-        Literal::Bool(value) => expected.as_bool() == Some(*value),
-        Literal::Str(text) => expected.as_str() == Some(text),
-        Literal::Int(value) => expected["int"].as_i64() == Some(*value),
-        Literal::Float(value) => {
-            let repr = expected["float"].as_str().unwrap_or("nan");
-            repr.parse::<f64>().unwrap().to_bits() == value.to_bits()
-        }
-        Literal::Bytes(bytes) => expected["bytes"].as_str() == Some(&format!("b'{}'", bytes.escape_ascii())),
-        Literal::List(items) => list(items, "list"),
-        Literal::Tuple(items) => list(items, "tuple"),
-        Literal::Set(items) => list(items, "set"),
-        Literal::Dict(pairs) => expected["dict"].as_array().is_some_and(|e| {
-            let mut both = pairs.iter().zip(e);
-            e.len() == pairs.len() && both.all(|((k, v), e)| same(k, &e[0]) && same(v, &e[1]))
-        }),
+fn sections_that_no_op_could_take_are_refused() {
+    let sections = ["f(1+2j)", "f(**{'a': 1})", "f(...)", "f(99999999999999999999)", r"f('\N{BULLET}')"];
+    for section in sections {
+        assert!(spec::parse_section(section).is_err(), "{section}");
     }
 }
 
-#[test]
-fn pipelines_parse_as_in_big_vision() {
-    let env = Env::new(data());
-    for case in json("pp_parse.json")["pipelines"].as_array().unwrap() {
-        let pp = case["pp"].as_str().unwrap();
-        match (Pipeline::parse(pp, &env), case["ops"].as_array()) {
-            (Ok(pipeline), Some(expected)) => {
-                let expected: Vec<&str> = expected.iter().map(|op| op.as_str().unwrap()).collect();
-                assert_eq!(pipeline.op_names().collect::<Vec<_>>(), expected, "{pp:?}");
-            }
-            (Err(_), None) => {}
-            (parsed, _) => panic!("{pp:?} gave {parsed:?}, not {case}"),
-        }
-    }
+fn run(pp: &str, env: &Env, example: Example) -> Example {
+    Pipeline::parse(pp, env).and_then(|pipeline| pipeline.run(example, 0)).unwrap_or_else(|e| {
+        let cause = std::error::Error::source(&e).map(ToString::to_string);
+        panic!("{e}: {cause:?}")
+    })
 }
 
+fn failure(pp: &str, env: &Env, example: Example) -> String {
+    let error = Pipeline::parse(pp, env).and_then(|pipeline| pipeline.run(example, 0)).unwrap_err();
+    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn texts(values: &[&str]) -> Value {
+    Value::from(values.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+}
+
+/// One object of RefCOCO, with a mask of one channel as the recording has it.
+fn object(mask: &HostArray, bbox: [f32; 4], sentence: &str) -> Example {
+    let rgb: Vec<u8> = mask.bytes().iter().flat_map(|&level| [level, 0, 255]).collect();
+    let mut example = Example::new();
+    example.insert("objects/mask", HostArray::new([mask.dims(), &[3]].concat(), &rgb).unwrap());
+    example.insert("objects/bbox", bbox.as_slice());
+    example.insert("objects/refs/sentence", sentence);
+    example
+}
+
+const MASKS: &str = "refcoco_mask2str(model='vqvae_random.npz')";
+
 #[test]
-fn ops_give_the_references_results() {
-    let env = Env::new(data());
-    let recording = json("pp_text.json");
-    let cases = recording["cases"].as_array().unwrap();
-    let mut skipped = Vec::new();
-    let mut compared = 0;
+fn masks_become_the_references_tokens() {
+    let folder = data().join("../masks");
+    let env = Env::new(&folder);
+    let recorded: Json =
+        serde_json::from_slice(&std::fs::read(folder.join("segmentation.json")).unwrap()).unwrap();
+    let masks = checkpoint::open(folder.join("segmentation.safetensors")).unwrap();
+    let cases = recorded["mask2str"].as_array().unwrap();
     for case in cases {
-        let pp = case["pp"].as_str().unwrap();
-        let name = pp.split(['(', '|']).next().unwrap();
-        if MISSING.contains(&name) {
-            skipped.push(name);
-            continue;
-        }
-        let result = Pipeline::parse(pp, &env).and_then(|pipeline| pipeline.run(example(&case["data"]), 7));
-        match (result, case.get("out")) {
-            (Ok(got), Some(expected)) => {
-                let order: Vec<&str> =
-                    case["key_order"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
-                assert_eq!(got.keys().collect::<Vec<_>>(), order, "{pp:?}");
-                for (key, expected) in expected.as_object().unwrap() {
-                    assert_eq!(got.get(key), Some(&value(expected)), "{pp:?}: {key}");
-                }
-            }
-            (Err(_), None) => {}
-            (result, _) => panic!("{pp:?} gave {result:?}, not {case}"),
-        }
-        compared += 1;
+        let mask = masks.read(case["mask"].as_str().unwrap()).unwrap();
+        let bbox: [f32; 4] = std::array::from_fn(|edge| case["bbox"][edge].as_f64().unwrap() as f32);
+        let prefix = case["prefix"].as_str().unwrap();
+        let got = run(MASKS, &env, object(&mask, bbox, prefix));
+        assert_eq!(got.get("prefix").unwrap().as_str(), Some(prefix));
+        assert_eq!(got.get("suffix").unwrap().as_str(), case["suffix"].as_str(), "{case}");
     }
-    assert_eq!(skipped, ["rag_tensor"]);
-    assert_eq!(compared, 440);
+    assert_eq!(cases.len(), 10);
 }
 
 #[test]
-fn the_transfers_strings_give_the_references_results() {
-    let env = Env::new(data());
-    let recording = json("configs_e2e.json");
-    let file = |name: &str| Value::Bytes(std::fs::read(data().join(name)).unwrap());
-    let decode = Pipeline::parse("decode|copy('image', 'image_left')", &env).unwrap();
-    let mut decoded = Example::new();
-    decoded.insert("image", file("example.png"));
-    let decoded = decode.run(decoded, 0).unwrap();
-    let image = decoded.get("image").unwrap().as_array().unwrap();
-
-    let mut compared = 0;
-    for case in recording["cases"].as_array().unwrap() {
-        let (config, pp) = (case["config"].as_str().unwrap(), case["pp"].as_str().unwrap());
-        let mut input = example(&recording["example"]);
-        if let Some(changed) = case.get("override") {
-            example(changed).into_iter().for_each(|(key, value)| drop(input.insert(key, value)));
-        }
-        let is_video = pp.contains("video_decode");
-        input.insert("image", file("example.png"));
-        input.insert("image_left", image.clone());
-        input.insert("image_right", flipped(image));
-        let frames = (0..3).map(|i| file(&format!("example_frame{i}.jpg"))).collect();
-        input.insert("episodic_images", Value::List(frames));
-        let got = Pipeline::parse(pp, &env).and_then(|pipeline| pipeline.run(input, 0));
-        let got = got.unwrap_or_else(|error| panic!("{config}: {error}"));
-        let expected = case["out"].as_object().unwrap();
-        assert_eq!(got.len(), expected.len(), "{config}: {pp}");
-        for (key, expected) in expected {
-            let entry = got.get(key).unwrap();
-            let Some(mean) = expected.get("mean").and_then(Json::as_f64) else {
-                assert_eq!(entry, &value(expected), "{config}: {key}");
-                continue;
-            };
-            let array = entry.as_array().unwrap();
-            let extents = expected["shape"].as_array().unwrap().iter();
-            assert!(extents.map(|extent| extent.as_u64().unwrap() as usize).eq(array.dims().iter().copied()));
-            let values = array.to_f64();
-            let average = values.iter().sum::<f64>() / values.len() as f64;
-            let variance = values.iter().map(|v| (v - average).powi(2)).sum::<f64>() / values.len() as f64;
-            // Frames of videos are JPEG files, which the reference decodes a little darker.
-            let tolerance = if is_video { 1e-2 } else { 1e-3 };
-            assert!((average - mean).abs() < tolerance, "{config}: {average} {mean}");
-            assert!((variance.sqrt() - expected["std"].as_f64().unwrap()).abs() < tolerance, "{config}");
-        }
-        compared += 1;
-    }
-    assert_eq!(compared, 69);
+fn masks_that_cannot_be_coded_are_explained() {
+    let env = Env::new(data().join("../masks"));
+    let mask = HostArray::new([4, 8], &[255u8; 32]).unwrap();
+    let message = failure(MASKS, &env, object(&mask, [0.5, 0.0, 0.55, 1.0], "a"));
+    assert_eq!(message, "box 0.5 0 0.55 1 has no pixel of mask u8[4,8,3]");
+    let message = failure(MASKS, &env, object(&mask, [0.5, f32::NAN, 1.0, 1.0], "a"));
+    assert_eq!(message, "expected a single box of four numbers (is `choice` missing?), got f32[4]");
+    let mut several = object(&mask, [0.0, 0.0, 1.0, 1.0], "a");
+    several.insert("objects/refs/sentence", texts(&["a", "b"]));
+    let message = failure(MASKS, &env, several);
+    assert_eq!(message, "expected a single sentence (is `choice` missing?), got strings of shape [2]");
+    let message = failure("refcoco_mask2str('segmentation.json')", &env, Example::new());
+    assert!(message.starts_with("refcoco_mask2str: `model` is unusable: "), "{message}");
 }
 
-fn flipped(image: &HostArray) -> Value {
-    let row = image.dims()[1] * 3;
-    let rows = image.bytes().chunks_exact(row);
-    let bytes: Vec<u8> = rows.flat_map(|row| row.rchunks_exact(3)).flatten().copied().collect();
-    Value::Array(HostArray::new(image.dims(), &bytes).unwrap())
-}
-
-fn example(recorded: &Json) -> Example {
-    recorded.as_object().unwrap().iter().map(|(key, entry)| (key.as_str(), value(entry))).collect()
-}
-
-/// A recorded value.
-fn value(recorded: &Json) -> Value {
-    if recorded.get("dict").is_some() {
-        return Value::Dict(example(&recorded["dict"]));
-    }
-    if let Some(items) = recorded.get("list").or(recorded.get("tuple")) {
-        return Value::List(items.as_array().unwrap().iter().map(value).collect());
-    }
-    let extents = recorded["shape"].as_array().unwrap().iter();
-    let dims: Vec<usize> = extents.map(|extent| extent.as_u64().unwrap() as usize).collect();
-    let mut leaves = Vec::new();
-    collect(&recorded["value"], &mut leaves);
-    let dtype = recorded["dtype"].as_str().unwrap();
-    if dtype == "string" {
-        let texts = leaves.iter().map(|leaf| leaf.as_str().unwrap().to_owned()).collect();
-        return Value::Text(Strings::new(dims, texts).unwrap());
-    }
-    let dtype: DType = dtype.parse().unwrap();
-    if dtype == DType::S64 {
-        let numbers: Vec<i64> = leaves.iter().map(|leaf| leaf.as_i64().unwrap()).collect();
-        return Value::Array(HostArray::new(dims, &numbers).unwrap());
-    }
-    let number = |leaf: &&Json| match leaf {
-        Json::Bool(value) => f64::from(u8::from(*value)),
-        Json::String(text) => text.parse().unwrap(),
-        leaf => leaf.as_f64().unwrap(),
+#[test]
+fn strings_are_looked_up_in_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::new(folder.path());
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let words = || Example::from_iter([("x", texts(&["dog", "cat", "cow"]))]);
+    write("lines.txt", "cat\ndog\r\n");
+    let got = run("lookup('lines.txt', key='x')", &env, words());
+    assert_eq!(got.get("x"), Some(&Value::from([1i64, 0, -1].as_slice())));
+    write("pairs.txt", "cat\t7\ndog\t-3\ncat\t7\n");
+    let got = run("lookup('pairs.txt', sep='\\t', inkey='x', outkey='y')", &env, words());
+    assert_eq!(got.get("y"), Some(&Value::from([-3i32, 7, -1].as_slice())));
+    // An npz may hold anything beside the names.
+    let header = |descr: &str, shape: &str| {
+        let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}}}\n");
+        [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat()
     };
-    let numbers: Vec<f64> = leaves.iter().map(number).collect();
-    Value::Array(HostArray::new(dims, &numbers).unwrap().cast(dtype))
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(folder.path().join("names.npz")).unwrap());
+    let wide: Vec<u8> = "cow dog".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
+    let names = [header("<U3", "(2,)"), [&wide[..12], &wide[16..]].concat()].concat();
+    for (name, bytes) in [("fnames.npy", names), ("scores.npy", header("<c8", "(0,)"))] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut zip, &bytes).unwrap();
+    }
+    zip.finish().unwrap();
+    let got = run("lookup('names.npz', key='x')", &env, words());
+    assert_eq!(got.get("x"), Some(&Value::from([1i64, -1, 0].as_slice())));
+
+    let message = |pp: &str| failure(pp, &env, words()).replace(&format!("{}/", folder.path().display()), "");
+    let first_line = |pp: &str| message(pp).lines().next().unwrap_or_default().to_owned();
+    write("twice.txt", "cat\ncat\n");
+    assert_eq!(first_line("lookup('twice.txt', key='x')"), "lookup: `mapping` gives \"cat\" both 0 and 1");
+    assert_eq!(
+        first_line("lookup('lines.txt', sep=',', key='x')"),
+        "lookup: `mapping` needs a string, \",\" and an integer in each line, not in lines.txt:1"
+    );
+    let got = first_line("lookup('names.npz', 'fname', key='x')");
+    assert!(got.contains("fnames"), "{got}");
+    assert!(first_line("lookup('names.npz', 'scores', key='x')").ends_with("text is U or S, little-endian"));
 }
 
-fn collect<'j>(value: &'j Json, leaves: &mut Vec<&'j Json>) {
-    match value {
-        Json::Array(items) => items.iter().for_each(|item| collect(item, leaves)),
-        leaf => leaves.push(leaf),
-    }
+#[test]
+fn labels_get_the_names_of_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("i21k_label_names.txt"), "tench\ngoldfish\n").unwrap();
+    let env = Env::new(folder.path());
+    let labels = || Example::from_iter([("label", Value::from([1i64, 0].as_slice()))]);
+    let got = run("i21k_label_names", &env, labels());
+    assert_eq!(got.get("labels"), Some(&texts(&["goldfish", "tench"])));
+    let message = failure("copy('labels', 'label')|i21k_label_names", &env, got);
+    assert_eq!(message, "expected numbers of classes, got strings of shape [2]");
+    let message = failure("i21k_label_names", &env, Example::from_iter([("label", 2)]));
+    assert!(message.starts_with("class 2 is not one of 2 in "), "{message}");
+}
+
+#[test]
+fn a_ragged_row_has_one_more_dimension() {
+    let env = Env::new(".");
+    let got = run("rag_tensor(key='x')", &env, Example::from_iter([("x", texts(&["a", "b"]))]));
+    assert_eq!(got.get("x").unwrap().dims(), [1, 2]);
+    let message = failure("rag_tensor(key='x')", &env, Example::from_iter([("x", 2)]));
+    assert_eq!(message, "expected at least one dimension, got s32[]");
 }
 
 #[test]

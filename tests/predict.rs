@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use image::{Rgb, RgbImage};
+use paligemma::array::HostArray;
+use paligemma::checkpoint::{Store, npz};
 use paligemma::config::Config;
 use paligemma::decode::Sampler;
-use paligemma::predict::{LoadedModel, Options, Prediction, Predictor, Question};
+use paligemma::predict::{LoadedModel, Options, Prediction, Predictor, Question, config_for};
 use paligemma::runtime::{Client, ClientOptions, Plugin, PluginKind, PluginRequest};
 use paligemma::tokenizer::build;
 use serde_json::Value as Json;
@@ -132,8 +134,125 @@ fn mistakes_are_told_with_what_to_do() {
     let sampler = ["red.png", "--sampler", "best"];
     fails(command(folder).args(ask).args(sampler), 2, "unknown sampler \"best\", known are: greedy");
     let wider = ["red.png", "--set", "model.llm.mlp_dim=65"];
-    fails(command(folder).args(ask).args(wider), 1, "llm/layers/mlp/gating_einsum");
+    fails(command(folder).args(ask).args(wider), 2, "llm/layers/mlp/gating_einsum");
     let mut no_config = Command::cargo_bin("paligemma").unwrap();
     no_config.current_dir(folder).args(["predict", "--checkpoint", "no/where"]).args(ask).arg("red.png");
     fails(&mut no_config, 2, "--config names the config of its model");
+}
+
+#[test]
+fn a_checkpoint_that_is_damaged_or_of_another_model_gives_an_error_and_no_answer() {
+    let folder = folder();
+    let original = fs::read(checkpoint()).unwrap();
+    let damaged = folder.path().join("damaged.npz");
+    // What is done to the archive, the code and the message.
+    let flip = |mut bytes: Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        bytes
+    };
+    let renamed = |from: &str, to: &str| {
+        let (mut bytes, from) = (original.clone(), from.as_bytes());
+        let places: Vec<usize> =
+            (0..bytes.len() - from.len()).filter(|&i| bytes[i..].starts_with(from)).collect();
+        assert!(!places.is_empty());
+        places.into_iter().for_each(|i| bytes[i..i + from.len()].copy_from_slice(to.as_bytes()));
+        bytes
+    };
+    let cases = [
+        (original[..original.len() - 7].to_vec(), 1, "is not a complete zip archive"),
+        (flip(original.clone()), 1, "is damaged: its checksum is"),
+        (renamed("'fortran_order'", "'fortran-order'"), 1, "is malformed"),
+        (renamed("'<f4'", "'>f4'"), 1, "is big-endian"),
+        (renamed("LayerNorm_1/bias", "LayerNorm_0/bias"), 1, "holds two entries of the same name"),
+        (renamed("final_norm", "Final_norm"), 2, "1 are missing, 1 are unexpected"),
+        (renamed("'<f4'", "'<i4'"), 2, "have another shape"),
+        (
+            renamed("(300, 40)", "(40, 300)"),
+            2,
+            "input_embedding: the model has f32[300,40], the checkpoint f32[40,300]",
+        ),
+        (b"\x80\x04\x95 a pickle".to_vec(), 2, "it is a Python pickle"),
+        (Vec::new(), 2, "it is empty"),
+    ];
+    for (bytes, code, expected) in cases {
+        fs::write(&damaged, bytes).unwrap();
+        refused(folder.path(), &damaged, code, expected);
+    }
+    refused(folder.path(), &folder.path().join("absent.npz"), 1, "cannot open");
+    refused(folder.path(), folder.path(), 2, "the directory holds none");
+}
+
+#[test]
+fn a_training_checkpoint_that_is_damaged_gives_an_error_and_no_answer() {
+    let folder = folder();
+    let reader = paligemma::checkpoint::open(checkpoint()).unwrap();
+    let params =
+        reader.names().into_iter().map(|name| (format!("params/{name}"), reader.read(name).unwrap()));
+    let params: Vec<_> = params.collect();
+    let edit = |path: &Path, from: &str, to: &str| {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    type Damage<'a> = &'a dyn Fn(&Path, &Path);
+    let cases: [(Damage, &str); 9] = [
+        (&|_, state| fs::remove_file(state).unwrap(), "cannot open"),
+        (
+            &|_, state| fs::write(state, &fs::read(state).unwrap()[1..]).unwrap(),
+            "is truncated or overwritten",
+        ),
+        (
+            &|manifest, _| edit(manifest, "\"blake3\": \"", "\"blake3\": \"x"),
+            "is damaged: its blake3 digest is",
+        ),
+        (&|manifest, _| edit(manifest, "\"f32\"", "\"s32\""), "disagree about tensor"),
+        (&|manifest, _| edit(manifest, "\"version\": 1", "\"version\": 9"), "this program reads"),
+        (
+            &|manifest, _| edit(manifest, "\"step\": 1", "\"step\": -1"),
+            "is not a manifest of a training checkpoint",
+        ),
+        (&|manifest, _| fs::write(manifest, "").unwrap(), "is not a manifest of a training checkpoint"),
+        (&|manifest, _| fs::remove_file(manifest).unwrap(), "has no manifest.json"),
+        (&|manifest, _| fs::remove_dir_all(manifest.parent().unwrap()).unwrap(), "has no manifest.json"),
+    ];
+    for (damage, expected) in cases {
+        let run = tempfile::tempdir_in(&folder).unwrap();
+        let store = Store::open(run.path()).unwrap();
+        let path = store.save(1, params.clone(), Json::Null, false).unwrap();
+        damage(&path.join("manifest.json"), &path.join("state-00001-of-00001.safetensors"));
+        refused(folder.path(), run.path(), 1, expected);
+    }
+}
+
+/// `predict` with a checkpoint must end with this code and message, and answer nothing.
+fn refused(folder: &Path, checkpoint: &Path, code: i32, expected: &str) {
+    let mut command = Command::cargo_bin("paligemma").unwrap();
+    command.current_dir(folder).args([
+        "predict",
+        "--config",
+        "config.yaml",
+        "--image",
+        "red.png",
+        "--prompt",
+        "describe",
+    ]);
+    let output = command.arg("--checkpoint").arg(checkpoint).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(expected) && !stderr.contains("panicked"), "{expected:?} is not in {stderr}");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(code), b"".as_slice()), "{stderr}");
+}
+
+#[test]
+fn a_checkpoint_without_a_config_is_known_by_its_shapes_or_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = config_for(&checkpoint(), None).unwrap_err().to_string();
+    assert!(error.contains("there is no config.yaml beside"), "{error}");
+    assert!(error.contains("nobody published a PaliGemma, 28 px (llm: width 40"), "{error}");
+    assert!(error.contains("--config names the config of its model"), "{error}");
+    let mut writer = npz::Writer::create(&folder.path().join("part.npz")).unwrap();
+    writer.write("llm/final_norm/scale", &HostArray::scalar(1f32)).unwrap();
+    writer.finish().unwrap();
+    let error = config_for(&folder.path().join("part.npz"), None).unwrap_err().to_string();
+    assert!(error.contains("its shapes are not those of a PaliGemma"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Token ids and texts against recordings of sentencepiece, transformers and big_vision.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use paligemma::tokenizer::{Error, Tokenizer, build};
 use pretty_assertions::assert_eq;
@@ -76,7 +77,7 @@ fn decoding_matches_sentencepiece() {
 
 #[test]
 fn streams_give_the_same_text_and_hold_back_cut_characters() {
-    let (spm, hf) = (open("tokenizer.model"), open("hf/gemma_like.json"));
+    let (spm, hf) = (open("tokenizer.model"), open("hf/gemma_like"));
     for case in cases(&json("spm_decode.json"), "cases") {
         let ids = ids(&case["ids"]);
         for tokenizer in [&spm, &hf] {
@@ -129,7 +130,7 @@ fn token_sets_match_big_vision() {
 #[test]
 fn hugging_face_files_match_transformers() {
     let recording = json("hf_encode.json");
-    let (gemma, paligemma) = (open("hf/gemma_like.json"), open("hf/paligemma_like.json"));
+    let (gemma, paligemma) = (open("hf/gemma_like"), open("hf/paligemma_like"));
     assert_eq!(paligemma.vocab_size() as i64, recording["paligemma_like_len"].as_i64().unwrap());
     assert_eq!(paligemma.piece_to_id("<image>").map(i64::from), recording["image_token_id"].as_i64());
     assert_eq!((paligemma.loc(), paligemma.seg()), (Some((1400, 1024)), Some((2424, 128))));
@@ -172,7 +173,7 @@ fn notebook_tokens_match() {
 #[test]
 fn damaged_files_are_errors() {
     let model = std::fs::read(data("tokenizer.model")).unwrap();
-    let hf = std::fs::read(data("hf/gemma_like.json")).unwrap();
+    let hf = std::fs::read(data("hf/gemma_like/tokenizer.json")).unwrap();
     for bytes in [&b""[..], b"{", b"{}", b"\x0a\x05abc", &model[1..], &hf[..hf.len() / 2]] {
         assert!(Tokenizer::from_bytes(bytes).is_err());
     }
@@ -214,6 +215,62 @@ fn location_tokens_must_follow_each_other() {
 fn swap(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
     [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+}
+
+/// What SentencePiece makes of ids, all at once: bytes that stand together are decoded together.
+fn decode_at_once(tokenizer: &Tokenizer, ids: &[i32]) -> String {
+    let mut text = String::new();
+    let mut bytes = Vec::new();
+    for &id in ids {
+        let piece = tokenizer.id_to_piece(id).unwrap();
+        let digits = piece.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        if let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            bytes.push(byte);
+            continue;
+        }
+        text += &lossy(&std::mem::take(&mut bytes));
+        text += &match piece.as_str() {
+            "<pad>" | "<eos>" | "<bos>" => String::new(),
+            "<unk>" => " \u{2047} ".to_owned(),
+            piece => piece.replace('\u{2581}', " "),
+        };
+    }
+    text + &lossy(&bytes)
+}
+
+/// With U+FFFD for every byte that is not part of a character.
+fn lossy(bytes: &[u8]) -> String {
+    bytes
+        .utf8_chunks()
+        .map(|chunk| chunk.valid().to_owned() + &"\u{FFFD}".repeat(chunk.invalid().len()))
+        .collect()
+}
+
+fn stream(tokenizer: &Tokenizer, ids: &[i32]) -> String {
+    let mut stream = tokenizer.stream();
+    let text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    text + &stream.finish().unwrap()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+    /// Ids as a model may sample them; half of them are bytes, which come next to each other.
+    #[test]
+    fn a_stream_of_any_ids_is_what_they_decode_to(
+        ids in proptest::collection::vec(proptest::prop_oneof![0..1400i32, 139..395i32], 0..40),
+    ) {
+        static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| ["tokenizer.model", "hf/gemma_like"].map(open));
+        let [spm, hf] = &*TOKENIZERS;
+        let expected = decode_at_once(spm, &ids);
+        assert_eq!(stream(spm, &ids), expected);
+        assert_eq!(spm.decode(&ids).unwrap(), expected);
+        // The other kind drops unknown tokens, and one wrong byte spoils the good ones beside it.
+        let whole = hf.decode(&ids).unwrap();
+        if !whole.contains('\u{FFFD}') {
+            assert_eq!(stream(hf, &ids), whole);
+        }
+    }
 }
 
 proptest::proptest! {

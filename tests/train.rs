@@ -3,6 +3,9 @@
 
 #![cfg(unix)]
 
+#[path = "support/small_disk.rs"]
+mod small_disk;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -10,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use paligemma::checkpoint::{Reader, Store};
+use paligemma::checkpoint::{Reader, Store, open, open_as_is};
 use paligemma::config::Config;
 use paligemma::report::metrics::{Row, read_metrics};
 use rand::{RngExt, SeedableRng};
+use small_disk::SmallDisk;
 use tempfile::TempDir;
 
 /// Long enough for any machine; a test that waits this long has failed.
@@ -22,11 +26,19 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// A folder with drawn pictures, their rows and a tokenizer, in which runs take place.
 struct Lab {
     folder: TempDir,
+    tokens: usize,
+    /// Of tests/data/configs.
+    config: &'static str,
 }
 
 impl Lab {
     fn new() -> Self {
-        let lab = Lab { folder: tempfile::tempdir().unwrap() };
+        Lab::with("tiny.yaml", 320)
+    }
+
+    /// With a config, and a tokenizer of at most so many tokens.
+    fn with(config: &'static str, tokens: usize) -> Self {
+        let lab = Lab { folder: tempfile::tempdir().unwrap(), tokens, config };
         lab.draw(12);
         lab
     }
@@ -42,7 +54,8 @@ impl Lab {
             "data", "synth", "scenes", "--out", "data", "--size", "48", "--force", "--splits", &splits,
         ]);
         let rows = ["data/caption_train.jsonl", "data/caption_val.jsonl"];
-        let to = ["--out", "data/tokenizer.model", "--vocab-size", "320"];
+        let tokens = self.tokens.to_string();
+        let to = ["--out", "data/tokenizer.model", "--vocab-size", &tokens];
         self.done(&[&["data", "tokenizer"], rows.as_slice(), &to].concat());
     }
 
@@ -58,10 +71,20 @@ impl Lab {
 
     /// `paligemma train` in `workdir`, with more arguments.
     fn train(&self, workdir: &str, args: &[&str]) -> Command {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/configs/tiny.yaml");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/configs").join(self.config);
         let mut command = self.command(&["train", config.to_str().unwrap(), "--workdir", workdir]);
         command.args(args);
         command
+    }
+
+    /// As [`train`](Self::train), of the recorded model `gemma1`.
+    fn train_recorded(&self, workdir: &str, args: &[&str], code: i32) -> String {
+        let config = recorded("../configs/recorded.yaml");
+        let config = config.to_str().unwrap();
+        said(
+            &self.command(&[&["train", config, "--workdir", workdir], args].concat()).output().unwrap(),
+            code,
+        )
     }
 
     /// Trains, which must end with `code`, and gives what was said.
@@ -92,6 +115,15 @@ impl Lab {
     fn step(&self, workdir: &str) -> u64 {
         self.metrics(workdir).last().map_or(0, |row| row.step)
     }
+}
+
+/// A file of the recordings.
+fn recorded(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model").join(name)
+}
+
+fn set(key: &str, path: &Path) -> String {
+    format!("{key}={}", path.display())
 }
 
 fn said(output: &Output, code: i32) -> String {
@@ -165,8 +197,7 @@ fn a_run_that_is_over_stays_as_it_is_and_completes_what_is_missing() {
 }
 
 /// Stops a run of many steps by Ctrl-C at whatever step it is, and lets it go on.
-fn interrupt_and_resume(more: &[&str]) {
-    let lab = Lab::new();
+fn interrupt_and_resume(lab: &Lab, more: &[&str]) {
     let args = [&["--arg", "steps=1000", "--set", "log_training_steps=20", "--set", "ckpt_steps=null"], more]
         .concat();
     let mut child = lab.start("run", &args);
@@ -195,22 +226,53 @@ fn interrupt_and_resume(more: &[&str]) {
 
 #[test]
 fn an_interrupted_run_saves_and_ends_where_an_uninterrupted_one_does() {
-    interrupt_and_resume(&[]);
+    interrupt_and_resume(&Lab::new(), &[]);
 }
 
 #[test]
 fn dropout_is_the_same_after_an_interruption() {
-    interrupt_and_resume(&["--set", "model.llm.dropout=0.1"]);
+    interrupt_and_resume(&Lab::new(), &["--set", "model.llm.dropout=0.1"]);
+}
+
+#[test]
+fn a_mixture_goes_on_where_it_was_interrupted() {
+    let lab = Lab::with("mixture.yaml", 320);
+    interrupt_and_resume(&lab, &[]);
+    let rows = lab.metrics("run");
+    let last = rows.iter().rfind(|row| has(row, "training_loss")).unwrap();
+    let value = |key: &str| last.values.iter().find(|(known, _)| known == key).unwrap().1;
+    // Of 4000 rows, three quarters.
+    assert!((value("examples_seen_many") - 3000.0).abs() < 3.0, "{last:?}");
+    assert!((value("epoch_few") - 1000.0 / 4.0).abs() < 1.0, "{last:?}");
+    assert_eq!((value("epoch"), value("examples_skipped")), (250.0, 0.0));
+    assert!(rows.iter().any(|row| has(row, "z/secs/input_wait")));
+
+    let stderr = lab.trained("run", &["--arg", "steps=2000", "--set", "input.data.few=2"], 2);
+    let expected = "error: the checkpoint was written with training data {\"name\":\"few\",\"weight\":1.0,";
+    assert!(stderr.contains(expected) && stderr.contains("\"weight\":2.0"), "{stderr}");
+    let stderr = lab.trained("other", &["--set", "input.keep_only=[image, text, mask_ar, mask]"], 1);
+    assert!(stderr.contains("keep_only names \"mask\", pp leaves only: "), "{stderr}");
 }
 
 #[test]
 fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
-    const KILLS: usize = 6;
+    kill_and_resume(6, &[]);
+}
+
+#[test]
+fn killed_runs_with_frozen_parameters_end_where_unharmed_ones_do() {
+    kill_and_resume(3, &["--set", ATTENTION_ONLY]);
+}
+
+/// The config of a run that trains the attention of the language model and nothing else.
+const ATTENTION_ONLY: &str = "schedule=[['llm/layers/attn/.*', {decay_type: cosine}], ['.*', null]]";
+
+fn kill_and_resume(kills: usize, more: &[&str]) {
     let lab = Lab::new();
-    let args = ["--arg", "steps=120", "--set", "ckpt_steps=1"];
+    let args = [&["--arg", "steps=120", "--set", "ckpt_steps=1"], more].concat();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
     let mut killed_at = Vec::new();
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         // Steps after the one that it starts from, and then a moment within a step and its saving.
         let target = lab.step("run") + rng.random_range(1..8);
         let delay = Duration::from_micros(rng.random_range(0..80_000));
@@ -226,7 +288,8 @@ fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
     }
     println!("killed at steps {killed_at:?}");
     lab.trained("run", &args, 0);
-    lab.trained("straight", &["--arg", "steps=120", "--set", "ckpt_steps=null"], 0);
+    let straight = [&["--arg", "steps=120", "--set", "ckpt_steps=null"], more].concat();
+    lab.trained("straight", &straight, 0);
     assert_same_state(lab.state("run"), lab.state("straight"));
     let steps: Vec<u64> =
         lab.metrics("run").iter().filter(|row| has(row, "training_loss")).map(|row| row.step).collect();
@@ -235,6 +298,58 @@ fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
         fs::read_dir(lab.path("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let checkpoints = left.iter().filter(|name| name.to_string_lossy().starts_with("checkpoint-"));
     assert_eq!(checkpoints.count(), 1, "{left:?}");
+}
+
+#[test]
+fn frozen_parameters_take_room_once_or_stay_where_they_came_from() {
+    use std::os::unix::fs::MetadataExt;
+    let lab = Lab::new();
+    lab.trained("base", &[], 0);
+    let base = lab.path("base/checkpoint-000000012");
+    let init = format!("model_init={}", base.display());
+    let args = ["--set", &init, "--set", ATTENTION_ONLY, "--set", "keep_ckpt_steps=4"];
+    lab.trained("whole", &args, 0);
+    let frozen =
+        |step: u64| lab.path(&format!("whole/checkpoint-{step:09}/frozen-00001-of-00001.safetensors"));
+    let inodes = [4, 8, 12].map(|step| fs::metadata(frozen(step)).unwrap().ino());
+    assert!(inodes.iter().all(|&inode| inode == inodes[0]), "{inodes:?}");
+
+    // Stopped on its way, so that it goes on from a checkpoint that lacks most of the model.
+    let small = [&args[..], &["--set", "ckpt_frozen=false"]].concat();
+    let long = [&small[..], &["--arg", "steps=120"]].concat();
+    let mut child = lab.start("stopped", &long);
+    wait_until(&mut child, "the first steps", || lab.step("stopped") >= 6);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    said(&child.wait_with_output().unwrap(), 130);
+    lab.trained("stopped", &long, 0);
+    lab.trained("straight", &[&args[..], &["--arg", "steps=120", "--set", "ckpt_steps=null"]].concat(), 0);
+    assert_same_state(lab.state("stopped"), lab.state("straight"));
+
+    lab.trained("small", &small, 0);
+    assert_same_state(lab.state("small"), lab.state("whole"));
+    let size = |run: &str| -> u64 {
+        let files = fs::read_dir(lab.path(run).join("checkpoint-000000012")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    assert!(3 * size("small") < size("whole"), "{} of {} bytes", size("small"), size("whole"));
+    let image = fs::read_dir(lab.path("data")).unwrap().map(|entry| entry.unwrap().path());
+    let image = image.flat_map(fs::read_dir).flatten().flatten().next().unwrap().path();
+    let predict = |run: &str| {
+        let (run, image) = (lab.path(run), image.to_str().unwrap());
+        let args =
+            ["predict", "--checkpoint", run.to_str().unwrap(), "--image", image, "--prompt", "caption en"];
+        lab.command(&args).output().unwrap()
+    };
+    let (small_says, whole_says) = (predict("small"), predict("whole"));
+    said(&small_says, 0);
+    assert_eq!(small_says.stdout, whole_says.stdout);
+
+    // Without its base it says what it misses, and an older checkpoint does not stand in for it.
+    fs::rename(&base, lab.path("elsewhere")).unwrap();
+    let stderr = lab.trained("small", &[&small[..], &["--arg", "steps=16"]].concat(), 1);
+    assert!(stderr.contains("checkpoint-000000012 leaves frozen parameters to "), "{stderr}");
+    assert!(stderr.contains("put it back, or correct its path in manifest.json"), "{stderr}");
+    said(&predict("small"), 1);
 }
 
 #[test]
@@ -253,6 +368,50 @@ fn a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before_it() {
     assert_same_state(lab.state("run"), before);
     lab.trained("run", &["--arg", "steps=8"], 0);
     assert_eq!(lab.state("run").0, 8);
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before_it() {
+    let Some(disk) = SmallDisk::mount(2048) else { return };
+    let lab = Lab::new();
+    let run = disk.path().join("run");
+    let run = run.to_str().unwrap();
+    lab.trained(run, &["--arg", "steps=4"], 0);
+    let before = lab.state(run);
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(run).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let names = files();
+    // Room for measurements, not for the 168 KB of a checkpoint.
+    disk.fill_up_to(80);
+    let stderr = lab.trained(run, &["--arg", "steps=8", "--set", "report.tensorboard=false"], 1);
+    assert!(stderr.contains("checkpoint-000000006-tmp"), "{stderr}");
+    assert!(stderr.contains("No space left on device"), "{stderr}");
+    assert_eq!(files(), names);
+    assert_same_state(lab.state(run), before);
+    disk.make_room();
+    lab.trained(run, &["--arg", "steps=8"], 0);
+    assert_eq!(lab.state(run).0, 8);
+}
+
+#[test]
+fn initial_parameters_of_another_model_are_the_configs_mistake_and_damaged_ones_are_not() {
+    let lab = Lab::new();
+    lab.trained("base", &[], 0);
+    let from = |path: &str, code: i32| lab.trained("run", &["--set", &format!("model_init={path}")], code);
+    fs::write(lab.path("page.npz"), "<html>not found</html>").unwrap();
+    assert!(from("page.npz", 2).contains("page.npz is not a checkpoint"));
+    let said = lab.trained("run", &["--set", "model_init=base", "--set", "model.llm.mlp_dim=48"], 2);
+    assert!(said.contains("does not fit the model") && said.contains("llm/layers/mlp/linear"), "{said}");
+    let state = lab.path("base/checkpoint-000000012/state-00001-of-00001.safetensors");
+    let bytes = fs::read(&state).unwrap();
+    fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(from("base", 1).contains("state-00001-of-00001.safetensors is truncated or overwritten"));
+    fs::remove_file(lab.path("base/checkpoint-000000012/manifest.json")).unwrap();
+    assert!(from("base", 1).contains("has no manifest.json"));
+    assert!(!lab.path("run/LAST").exists());
 }
 
 #[test]
@@ -316,4 +475,107 @@ fn a_picture_that_is_damaged_names_file_and_row_and_can_be_skipped() {
     let stderr = lab.trained("run", &["--set", "input.skip_errors=true"], 0);
     assert!(stderr.contains("skipped a row") && stderr.contains("caption_train.jsonl:5"), "{stderr}");
     assert_eq!(lab.state("run").0, 12);
+}
+
+#[test]
+fn a_run_of_big_vision_goes_on_with_its_parameters_moments_and_step() {
+    let lab = Lab::with("tiny.yaml", 290);
+    let resume = set("resume", &recorded("checkpoint_bv/adam/checkpoint.bv"));
+    // It is of the last step: what there is to do is to save it.
+    let stderr = lab.train_recorded("same", &["--set", &resume], 0);
+    assert!(stderr.contains("resuming from ") && stderr.contains("checkpoint.bv-000000006"), "{stderr}");
+    let (step, tensors) = lab.state("same");
+    assert_eq!(step, 6);
+    let theirs = open_as_is(recorded("checkpoint_bv/adam")).unwrap();
+    let mut moments = 0;
+    for (name, bytes) in &tensors {
+        let source = match name.strip_prefix("opt/").map(|name| name.split_once('/').unwrap_or((name, ""))) {
+            None => name.clone(),
+            Some(("count", _)) => "opt/1/0/0".to_owned(),
+            Some(("mu", param)) => format!("opt/1/0/1/{param}"),
+            Some((moment, param)) => {
+                assert_eq!(moment, "nu");
+                format!("opt/1/0/2/{param}")
+            }
+        };
+        moments += usize::from(source.starts_with("opt/"));
+        assert_eq!(*bytes, theirs.read(&source).unwrap().bytes(), "{name}");
+    }
+    assert_eq!((tensors.len(), moments), (32 + 19, 19));
+
+    lab.train_recorded("longer", &["--set", &resume, "--arg", "steps=8"], 0);
+    let (step, tensors) = lab.state("longer");
+    assert_eq!((step, &tensors["opt/count"][..]), (8, &[8u8, 0, 0, 0][..]));
+    let steps = |workdir: &str| {
+        let rows = lab.metrics(workdir).into_iter().filter(|row| has(row, "training_loss"));
+        rows.map(|row| row.step).collect::<Vec<_>>()
+    };
+    assert_eq!(steps("longer"), [7, 8]);
+    // A run that has begun goes on by itself.
+    let nowhere = set("resume", &lab.path("nowhere"));
+    let stderr = lab.train_recorded("longer", &["--set", &nowhere, "--arg", "steps=9"], 0);
+    assert!(stderr.contains("longer/checkpoint-000000008"), "{stderr}");
+    assert_eq!(steps("longer"), [7, 8, 9]);
+
+    let adafactor = set("resume", &recorded("checkpoint_bv/adafactor"));
+    let stderr = lab.train_recorded("other", &["--set", &adafactor], 2);
+    assert!(
+        stderr.contains("its optimizer is big_vision.scale_by_adafactor, the config has another"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("opt/1/0/0 is missing"), "{stderr}");
+}
+
+#[test]
+fn a_run_can_go_on_from_a_checkpoint_of_another() {
+    let lab = Lab::new();
+    lab.trained("first", &["--set", "keep_ckpt_steps=6"], 0);
+    let resume = set("resume", &lab.path("first/checkpoint-000000006"));
+    let stderr = lab.trained("second", &["--set", &resume], 0);
+    assert!(stderr.contains("first/checkpoint-000000006"), "{stderr}");
+    assert_same_state(lab.state("second"), lab.state("first"));
+    let steps: Vec<u64> =
+        lab.metrics("second").iter().filter(|row| has(row, "training_loss")).map(|row| row.step).collect();
+    assert_eq!(steps, (7..=12).collect::<Vec<_>>());
+}
+
+#[test]
+fn towers_start_from_checkpoints_of_their_own_in_other_sizes() {
+    let lab = Lab::with("tiny.yaml", 290);
+    let params = recorded("gemma1/params.npz");
+    let (img, llm) = (format!("model_init.img={}:img", params.display()), set("model_init.llm", &params));
+    let args = ["--set", &img, "--set", &llm, "--set", "lr=0", "--set", "wd=0", "--arg", "steps=1"];
+    let head = "model_load.img_load_kw.dont_load=[head/.*]";
+    let sizes = ["--set", head, "--arg", "res=42", "--arg", "vocab=310"];
+    let stderr = lab.train_recorded("run", &[&args[..], &sizes].concat(), 0);
+    for expected in [
+        "provides all of 21 parameters, 2 left out on request",
+        "provides all of 9 parameters",
+        "pos_embedding interpolated from a grid of 2x2 to 3x3",
+        "embedder/input_embedding extended from 300 rows to 310",
+    ] {
+        assert!(stderr.contains(expected), "{expected} is not in {stderr}");
+    }
+    let (_, tensors) = lab.state("run");
+    let theirs = open(&params).unwrap();
+    for (name, bytes) in
+        tensors.iter().filter_map(|(name, bytes)| Some((name.strip_prefix("params/")?, bytes)))
+    {
+        let original = theirs.read(name).unwrap();
+        match name {
+            "img/pos_embedding" => {
+                assert_eq!((bytes.len(), &bytes[..128]), (9 * 32 * 4, &original.bytes()[..128]))
+            }
+            "llm/embedder/input_embedding" => {
+                assert_eq!((bytes.len(), &bytes[..300 * 160]), (310 * 160, original.bytes()));
+                assert!(bytes[300 * 160..].iter().any(|&byte| byte != 0));
+            }
+            "img/head/kernel" | "img/head/bias" => assert!(bytes.iter().all(|&byte| byte == 0), "{name}"),
+            _ => assert_eq!(bytes, original.bytes(), "{name}"),
+        }
+    }
+    // Without the other tower, it is drawn; what fits in neither size is told.
+    let shrunk = ["--set", &llm, "--arg", "vocab=299"];
+    let stderr = lab.train_recorded("shrunk", &shrunk, 2);
+    assert!(stderr.contains("embedder/input_embedding: the model has f32[299,40]"), "{stderr}");
 }

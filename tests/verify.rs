@@ -23,7 +23,7 @@ fn recording(case: &str) -> PathBuf {
 }
 
 fn replay(dir: &Path, only: &[Check]) -> Result<Report, verify::Error> {
-    verify::replay(client(), dir, &Options { only: only.to_vec(), ..Options::default() })
+    verify::replay(&|| Ok(client()), dir, &Options { only: only.to_vec(), ..Options::default() })
 }
 
 /// Some files of a recording, to be damaged.
@@ -74,7 +74,7 @@ const REPLAYED: [Check; 6] =
 #[track_caller]
 fn passes(case: &str, only: &[Check], chunk_tokens: usize, expected: usize) {
     let options = Options { only: only.to_vec(), chunk_tokens };
-    let report = verify::replay(client(), &recording(case), &options).unwrap();
+    let report = verify::replay(&|| Ok(client()), &recording(case), &options).unwrap();
     assert!(report.passed(), "{}", report.to_text(false));
     assert_eq!(report.cases[0].checks.len(), only.len());
     assert_eq!(rows(&report).len(), expected);
@@ -98,6 +98,70 @@ fn gemma2_27b_passes() {
 #[test]
 fn mha_passes() {
     passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 8);
+}
+
+/// Sums of 56 and 167 arrays, and the 9 and 32 parameters that the runs changed.
+#[test]
+fn train_states_pass() {
+    passes("checkpoint_bv", &[Check::Checkpoint], 0, 2 * (56 + 167) + 9 + 32);
+}
+
+#[test]
+fn the_vision_tower_alone_passes() {
+    passes("vit", &[Check::Vit], 0, 23 + 2 + 4);
+}
+
+/// Replays a folder of recordings that need no device, and says how many cases of each kind there were.
+#[track_caller]
+fn cases_without_a_device(folder: &str, only: &[Check]) -> Vec<(String, usize)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder);
+    let no_client = || panic!("no check of {folder} needs a device");
+    let report =
+        verify::replay(&no_client, &dir, &Options { only: only.to_vec(), ..Options::default() }).unwrap();
+    assert!(report.passed(), "{}", report.to_text(false));
+    rows(&report).into_iter().map(|row| (row.name.clone(), row.shape.num_elements())).collect()
+}
+
+fn counts(expected: &[(&str, usize)]) -> Vec<(String, usize)> {
+    expected.iter().map(|&(name, count)| (name.to_owned(), count)).collect()
+}
+
+#[test]
+fn text_passes() {
+    let expected = [
+        ("spm_pieces", 1401),
+        ("spm_encode ids", 380),
+        ("spm_encode decoded", 380),
+        ("spm_decode", 322),
+        ("hf_encode tokenizers", 2),
+        ("hf_encode gemma_like", 436),
+        ("hf_encode paligemma_like", 436),
+        ("hf_encode decoded", 436),
+        ("bv_tokenizer encode", 116),
+        ("bv_tokenizer decode", 60),
+        ("bv_tokenizer decode_batch", 4),
+        ("bv_tokenizer tokenizers", 11),
+        ("notebook preprocess", 36),
+        ("notebook postprocess", 36),
+        ("pp_parse specs", 335),
+        ("pp_parse specs that no op could take, refused", 5),
+        ("pp_parse pipelines", 43),
+        ("pp_ops signatures", 49),
+        ("pp_text", 441),
+        ("configs_e2e", 69),
+    ];
+    assert_eq!(cases_without_a_device("text", &[Check::Text]), counts(&expected));
+}
+
+#[test]
+fn configs_pass() {
+    assert_eq!(cases_without_a_device("text", &[Check::Configs]), counts(&[("configs_pp", 105 + 34)]));
+}
+
+#[test]
+fn data_passes() {
+    let expected = [("jsonl rows", 46), ("jsonl errors", 4), ("imagefolder rows", 28)];
+    assert_eq!(cases_without_a_device("data", &[]), counts(&expected));
 }
 
 /// Logits in chunks of positions, of which the last is not full.

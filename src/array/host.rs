@@ -137,6 +137,9 @@ impl HostArray {
             return self.clone();
         }
         let mut out = HostArray::zeros(self.shape.with_dtype(dtype));
+        if self.cast_float(&mut out) {
+            return out;
+        }
         fn fill<T: Element>(out: &mut [u8], source: &HostArray, f: impl Fn(f64) -> T) {
             let mut out = bytemuck::cast_slice_mut::<u8, T>(out).iter_mut();
             source.for_each_f64(|v| {
@@ -161,6 +164,24 @@ impl HostArray {
             DType::F64 => fill::<f64>(bytes, self, |v| v),
         }
         out
+    }
+
+    /// The casts that whole checkpoints go through, without the way over f64. They are all exact or rounded
+    /// once, so the results are the same.
+    fn cast_float(&self, out: &mut HostArray) -> bool {
+        fn each<A: Element, B: Element>(from: &HostArray, to: &mut HostArray, f: impl Fn(A) -> B) {
+            let from = bytemuck::cast_slice::<u8, A>(from.bytes());
+            let to = bytemuck::cast_slice_mut::<u8, B>(to.bytes_mut());
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = f(*from));
+        }
+        match (self.dtype(), out.dtype()) {
+            (DType::F32, DType::BF16) => each(self, out, bf16::from_f32),
+            (DType::F32, DType::F16) => each(self, out, f16::from_f32),
+            (DType::BF16, DType::F32) => each(self, out, bf16::to_f32),
+            (DType::F16, DType::F32) => each(self, out, f16::to_f32),
+            _ => return false,
+        }
+        true
     }
 
     fn check<T: Element>(&self) -> Result<(), Error> {

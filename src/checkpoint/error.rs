@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Report, npy};
+use super::{Report, hf, npy, zarr};
 use crate::array::Shape;
 use crate::params::nearest_hint;
 
@@ -17,8 +17,8 @@ pub enum Error {
     },
 
     #[error(
-        "{} is not a checkpoint: {found}; expected an .npz, a .safetensors file or index, or a directory \
-         that holds one of them or a training run", .path.display()
+        "{} is not a checkpoint: {found}; expected an .npz, a .safetensors file or index, a directory of arrays \
+         (checkpoint.bv-…), or a directory that holds one of them or a training run", .path.display()
     )]
     NotACheckpoint { path: PathBuf, found: &'static str },
 
@@ -48,6 +48,26 @@ pub enum Error {
         .path.display()
     )]
     Checksum { path: PathBuf, entry: String, expected: u32, got: u32 },
+
+    #[error("array \"{name}\" of {} is not usable", .path.display())]
+    Zarr {
+        path: PathBuf,
+        name: String,
+        #[source]
+        source: zarr::Error,
+    },
+
+    #[error("{} names \"{content}\", {problem}", .path.display())]
+    BadPointer { path: PathBuf, content: String, problem: &'static str },
+
+    #[error("piece {}.part{piece} {problem}", .path.display())]
+    Pieces { path: PathBuf, piece: String, problem: &'static str },
+
+    #[error("the layers of {} are not a stack: layer {layer} of \"{name}\" {problem}", .path.display())]
+    Layers { path: PathBuf, name: String, layer: usize, problem: String },
+
+    #[error("{} is there and is no directory of arrays; write to another name or remove it", .path.display())]
+    Occupied { path: PathBuf },
 
     #[error("{} is not a complete safetensors file", .path.display())]
     Safetensors {
@@ -79,6 +99,16 @@ pub enum Error {
 
     #[error("tensor name \"{name}\" cannot be written: {problem}")]
     BadName { name: String, problem: &'static str },
+
+    #[error("{} exists already; remove it, or choose another name", .path.display())]
+    Exists { path: PathBuf },
+
+    #[error("cannot go between Hugging Face's names and big_vision's with {}", .path.display())]
+    Hf {
+        path: PathBuf,
+        #[source]
+        source: Box<hf::Problem>,
+    },
 
     #[error("{0}")]
     DoesNotFit(Box<Report>),
@@ -117,11 +147,48 @@ pub enum Error {
     )]
     NoneIntact { workdir: PathBuf, damaged: Vec<(PathBuf, Error)> },
 
+    #[error(
+        "{} leaves frozen parameters to {}, which cannot be read; put it back, or correct its path in \
+         manifest.json", .path.display(), .base.display()
+    )]
+    BaseUnreadable {
+        path: PathBuf,
+        base: PathBuf,
+        #[source]
+        source: Box<Error>,
+    },
+
+    #[error(
+        "{} leaves parameter \"{name}\" to {}, which no longer has it as it was; put the original back",
+        .path.display(), .base.display()
+    )]
+    BaseChanged { path: PathBuf, base: PathBuf, name: String },
+
+    #[error(
+        "{} leaves frozen parameters to a chain of more than {max} checkpoints, or to itself",
+        .path.display()
+    )]
+    BaseTooDeep { path: PathBuf, max: usize },
+
+    #[error("the state of the training cannot be copied from the device")]
+    State(#[source] Box<dyn std::error::Error + Send + Sync>),
+
     #[error("the thread that was saving a checkpoint panicked: {message}")]
     SaverPanicked { message: String },
 }
 
 impl Error {
+    /// Whether a checkpoint is whole, but not what it leaves parameters to.
+    pub fn is_of_base(&self) -> bool {
+        matches!(self, Error::BaseUnreadable { .. } | Error::BaseChanged { .. } | Error::BaseTooDeep { .. })
+    }
+
+    /// Whether what was named is another thing than was wanted, rather than damaged or out of reach.
+    pub fn is_usage(&self) -> bool {
+        use Error::{DoesNotFit, Exists, NotACheckpoint, UnknownPart};
+        matches!(self, NotACheckpoint { .. } | UnknownPart { .. } | DoesNotFit(_) | Exists { .. })
+    }
+
     /// For `map_err`: `cannot ACTION PATH`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_owned();

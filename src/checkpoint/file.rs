@@ -50,8 +50,11 @@ impl AsRef<[u8]> for Map {
     }
 }
 
+const TMP_SUFFIX: &str = ".tmp";
+
 /// A file that is written aside, as `.NAME.RANDOM.tmp`, and appears under its name by
-/// [`commit`](PendingFile::commit). Dropped before that, it leaves nothing behind.
+/// [`commit`](PendingFile::commit). Dropped before that, it leaves nothing behind; what a killed process left
+/// goes when the same file is written again.
 pub(crate) struct PendingFile {
     file: BufWriter<NamedTempFile>,
     target: PathBuf,
@@ -62,12 +65,15 @@ impl PendingFile {
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(target.file_name().unwrap_or_default());
         prefix.push(".");
+        remove_abandoned(directory_of(target), &prefix.to_string_lossy());
         let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".tmp");
+        builder.prefix(&prefix).suffix(TMP_SUFFIX);
         // Temporary files are private by default; a checkpoint is to be as readable as any other file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(directory_of(target)).map_err(Error::io("create", target))?;
+        // Tells others that somebody is writing it; where there are no locks, nobody removes it either.
+        let _ = file.as_file().try_lock();
         Ok(PendingFile { file: BufWriter::with_capacity(1 << 20, file), target: target.to_owned() })
     }
 
@@ -97,6 +103,22 @@ impl Seek for PendingFile {
     }
 }
 
+/// Removes the pending files `PREFIXrandom.tmp` that nobody holds locked, if it can.
+fn remove_abandoned(directory: &Path, prefix: &str) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(TMP_SUFFIX));
+        // As tempfile makes them; anything else may be somebody's own.
+        let is_ours = random.is_some_and(|random| {
+            random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        });
+        if is_ours && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            tracing::debug!("removing what an interrupted run left: {}", entry.path().display());
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Writes a small file, complete or not at all.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
     let mut file = PendingFile::create(path)?;
@@ -117,7 +139,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(Error::io("rename", from))
 }
 
-fn directory_of(path: &Path) -> &Path {
+pub(crate) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -148,6 +170,20 @@ mod tests {
             let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
             assert_eq!(mode(&path), mode(&reference));
         }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_when_the_file_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let being_written = PendingFile::create(&path("x.npz")).unwrap();
+        let others = [".x.npz.notes.tmp", ".x.npz.tmp", ".y.npz.abcdef.tmp"].map(path);
+        others.iter().chain([&path(".x.npz.a1B2c3.tmp")]).for_each(|path| fs::write(path, "left").unwrap());
+        replace(&path("x.npz"), b"new").unwrap();
+        assert!(!path(".x.npz.a1B2c3.tmp").exists());
+        assert!(others.iter().all(|path| path.exists()));
+        being_written.commit().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1 + others.len());
     }
 
     #[test]

@@ -31,6 +31,12 @@ pub enum Error {
         "its dtype '{0}' is not supported; supported are f2, f4, f8, i1, i4, i8, u1, u4, u8, b1 and V2 (bfloat16)"
     )]
     DType(String),
+    #[error("its dtype '{0}' is not text; text is U or S, little-endian")]
+    NotText(String),
+    #[error("its element {index} is not Unicode")]
+    NotUnicode { index: usize },
+    #[error("its shape {shape:?} of dtype '{descr}' is more text than a gigabyte")]
+    TooMuchText { shape: Vec<usize>, descr: String },
     #[error("its shape {shape:?} of {dtype} does not fit in memory")]
     TooLarge { shape: Vec<usize>, dtype: DType },
     #[error("its header says {shape}, which is {} bytes of data, but {got} follow", .shape.num_bytes())]
@@ -58,6 +64,48 @@ impl Header {
     /// When the header is malformed, or describes an array that [`HostArray`](crate::array::HostArray)
     /// cannot hold.
     pub fn read(reader: &mut impl Read) -> Result<Self, Error> {
+        let Raw { descr, fortran_order, dims, len } = Raw::read(reader)?;
+        let dtype = dtype_of(&descr)?;
+        let bytes = dims.iter().try_fold(dtype.num_bytes(), |size, &dim| size.checked_mul(dim));
+        if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+            return Err(Error::TooLarge { shape: dims, dtype });
+        }
+        Ok(Header { shape: Shape::new(dtype, dims), fortran_order, len })
+    }
+
+    /// The bytes that numpy writes before a row-major array of this shape.
+    pub fn write(shape: &Shape) -> Vec<u8> {
+        let dims = shape.dims();
+        let list: Vec<String> = dims.iter().map(usize::to_string).collect();
+        let comma = if dims.len() == 1 { "," } else { "" };
+        let mut text = format!(
+            "{{'descr': '{}', 'fortran_order': False, 'shape': ({}{comma}), }}",
+            descr_of(shape.dtype()),
+            list.join(", ")
+        );
+        // numpy leaves room for the first extent to grow to 21 digits, then fills up to a multiple of 64.
+        if let Some(first) = list.first() {
+            text.push_str(&" ".repeat(21usize.saturating_sub(first.len())));
+        }
+        let prefix = MAGIC.len() + 4;
+        let total = (prefix + text.len() + 1).next_multiple_of(64);
+        text.push_str(&" ".repeat(total - prefix - text.len() - 1));
+        text.push('\n');
+        let len = u16::try_from(text.len()).expect("a few dozen digits per dimension stay below 64 KiB");
+        [MAGIC.as_slice(), &[1, 0], &len.to_le_bytes(), text.as_bytes()].concat()
+    }
+}
+
+/// A header of an array of any dtype.
+struct Raw {
+    descr: String,
+    fortran_order: bool,
+    dims: Vec<usize>,
+    len: usize,
+}
+
+impl Raw {
+    fn read(reader: &mut impl Read) -> Result<Self, Error> {
         let mut start = [0; 8];
         reader.read_exact(&mut start)?;
         if start[..6] != *MAGIC {
@@ -85,40 +133,65 @@ impl Header {
         let (descr, fortran_order, dims) = Parser::new(&text)
             .dict()
             .map_err(|problem| Error::Header { header: text.trim_end().to_owned(), problem })?;
-        let dtype = dtype_of(&descr)?;
-        let bytes = dims.iter().try_fold(dtype.num_bytes(), |size, &dim| size.checked_mul(dim));
-        if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
-            return Err(Error::TooLarge { shape: dims, dtype });
-        }
-        Ok(Header { shape: Shape::new(dtype, dims), fortran_order, len: prefix + text_len })
-    }
-
-    /// The bytes that numpy writes before a row-major array of this shape.
-    pub fn write(shape: &Shape) -> Vec<u8> {
-        let dims = shape.dims();
-        let list: Vec<String> = dims.iter().map(usize::to_string).collect();
-        let comma = if dims.len() == 1 { "," } else { "" };
-        let mut text = format!(
-            "{{'descr': '{}', 'fortran_order': False, 'shape': ({}{comma}), }}",
-            descr_of(shape.dtype()),
-            list.join(", ")
-        );
-        // numpy leaves room for the first extent to grow to 21 digits, then fills up to a multiple of 64.
-        if let Some(first) = list.first() {
-            text.push_str(&" ".repeat(21usize.saturating_sub(first.len())));
-        }
-        let prefix = MAGIC.len() + 4;
-        let total = (prefix + text.len() + 1).next_multiple_of(64);
-        text.push_str(&" ".repeat(total - prefix - text.len() - 1));
-        text.push('\n');
-        let len = u16::try_from(text.len()).expect("a few dozen digits per dimension stay below 64 KiB");
-        [MAGIC.as_slice(), &[1, 0], &len.to_le_bytes(), text.as_bytes()].concat()
+        Ok(Raw { descr, fortran_order, dims, len: prefix + text_len })
     }
 }
 
+/// Reads an array of text (numpy's `U` and `S`), which no [`HostArray`](crate::array::HostArray) can hold: its
+/// elements in the order of the file.
+///
+/// # Errors
+/// When the array is of something else, or is not Unicode.
+pub fn read_strings(reader: &mut impl Read) -> Result<Vec<String>, Error> {
+    const MOST_BYTES: usize = 1 << 30;
+    let Raw { descr, dims, .. } = Raw::read(reader)?;
+    let not_text = || Error::NotText(descr.clone());
+    let (is_wide, width) = match descr.trim_start_matches(['<', '|']).split_at_checked(1) {
+        Some(("U", width)) => (true, width),
+        Some(("S", width)) => (false, width),
+        _ => return Err(not_text()),
+    };
+    let width: usize = width.parse().map_err(|_| not_text())?;
+    let size = width.checked_mul(if is_wide { 4 } else { 1 });
+    let count = dims.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+    let bytes = size.zip(count).and_then(|(size, count)| size.checked_mul(count));
+    let (Some(size), Some(count), Some(bytes)) = (size, count, bytes.filter(|&bytes| bytes <= MOST_BYTES))
+    else {
+        return Err(Error::TooMuchText { shape: dims, descr });
+    };
+    if size == 0 {
+        // A file is not made longer by empty strings, so that their number is no promise of memory.
+        return if count <= MOST_BYTES / 64 { Ok(vec![String::new(); count]) } else { Err(not_text()) };
+    }
+    let mut data = vec![0; bytes];
+    reader.read_exact(&mut data)?;
+    let text = |(index, element): (usize, &[u8])| {
+        let text = match is_wide {
+            true => element
+                .chunks_exact(4)
+                .map(|code| char::from_u32(u32::from_le_bytes([code[0], code[1], code[2], code[3]])))
+                .collect::<Option<String>>(),
+            false => String::from_utf8(element.to_vec()).ok(),
+        };
+        // numpy fills up with zeros.
+        text.map(|text| text.trim_end_matches('\0').to_owned()).ok_or(Error::NotUnicode { index })
+    };
+    data.chunks_exact(size).enumerate().map(text).collect()
+}
+
 fn dtype_of(descr: &str) -> Result<DType, Error> {
-    let (order, kind) = match descr.chars().next() {
-        Some(order @ ('<' | '>' | '|' | '=')) => (order, &descr[1..]),
+    match parse_descr(descr) {
+        None => Err(Error::DType(descr.to_owned())),
+        Some((_, true)) => Err(Error::BigEndian(descr.to_owned())),
+        Some((dtype, false)) => Ok(dtype),
+    }
+}
+
+/// The dtype that numpy's string for it means, and whether its bytes stand in big-endian order; `None` for
+/// what this program has no type for.
+pub(crate) fn parse_descr(descr: &str) -> Option<(DType, bool)> {
+    let (order, kind) = match descr.chars().next()? {
+        order @ ('<' | '>' | '|' | '=') => (order, &descr[1..]),
         _ => ('|', descr),
     };
     let dtype = match kind {
@@ -135,15 +208,13 @@ fn dtype_of(descr: &str) -> Result<DType, Error> {
         "b1" => DType::Pred,
         // numpy has no bfloat16: it stores two raw bytes, as '<V2' at first and '|V2' once saved again.
         "V2" => DType::BF16,
-        _ => return Err(Error::DType(descr.to_owned())),
+        _ => return None,
     };
-    if order == '>' && dtype.num_bytes() > 1 {
-        return Err(Error::BigEndian(descr.to_owned()));
-    }
-    Ok(dtype)
+    Some((dtype, order == '>' && dtype.num_bytes() > 1))
 }
 
-fn descr_of(dtype: DType) -> &'static str {
+/// numpy's string for a dtype.
+pub(crate) fn descr_of(dtype: DType) -> &'static str {
     match dtype {
         DType::Pred => "|b1",
         DType::S8 => "|i1",
@@ -338,6 +409,30 @@ mod tests {
         for len in 0..whole.len() {
             assert!(matches!(Header::read(&mut &whole[..len]), Err(Error::Read(_))), "cut at {len}");
         }
+    }
+
+    #[test]
+    fn text_is_read_in_both_widths() {
+        let array = |descr: &str, shape: &str, data: &[u8]| {
+            let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}}}");
+            read_strings(&mut [with_text(1, &text).as_slice(), data].concat().as_slice())
+        };
+        let wide: Vec<u8> = "aé\0日🐱\0".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
+        assert_eq!(array("<U3", "(2,)", &wide).unwrap(), ["aé", "日🐱"]);
+        assert_eq!(array("|S2", "(3,)", b"abc\0\0\0").unwrap(), ["ab", "c", ""]);
+        assert_eq!(array("<U0", "(2,)", b"").unwrap(), ["", ""]);
+        let message = |descr, shape, data| array(descr, shape, data).unwrap_err().to_string();
+        assert_eq!(
+            message("<f4", "(1,)", b"abcd"),
+            "its dtype '<f4' is not text; text is U or S, little-endian"
+        );
+        assert_eq!(
+            message(">U1", "(1,)", b"abcd"),
+            "its dtype '>U1' is not text; text is U or S, little-endian"
+        );
+        assert_eq!(message("|S1", "(2,)", b"a\xff"), "its element 1 is not Unicode");
+        assert!(message("|S9", "(99999999999,)", b"").ends_with("is more text than a gigabyte"));
+        assert!(matches!(array("|S4", "(2,)", b"abcde"), Err(Error::Read(_))));
     }
 
     #[test]

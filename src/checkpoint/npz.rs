@@ -1,11 +1,12 @@
 //! big_vision's `.npz` files: zip archives with one `.npy` array per parameter, as `np.savez` writes them.
 //!
 //! Stored entries (what `savez` makes) are read straight from the page cache; deflated ones
-//! (`savez_compressed`) are unpacked on the way. Archives and entries of more than 4 GiB (zip64) are usual.
+//! (`savez_compressed`) are unpacked on the way. Archives and entries of more than 4 GiB (zip64) are usual, and so is
+//! an archive that was cut into pieces.
 //! bfloat16, which numpy does not know, is stored as two raw bytes per element (`V2`).
 
 use std::collections::HashSet;
-use std::io::{Cursor, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,16 +18,18 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::Error;
-use super::file::{Map, PendingFile};
+use super::file::PendingFile;
 use super::npy::{self, Header, fortran_to_row_major};
-use super::reader::{Reader, check_size};
+use super::pieces::{Cursor, Pieces};
+use super::reader::{Reader, check_size, within};
 use crate::array::{HostArray, Shape};
+use crate::params;
 
 /// An open `.npz`, with its names as they are in the file (see [`open`](super::open) for prefixes).
 pub struct Npz {
     path: PathBuf,
-    map: Map,
-    archive: ZipArchive<Cursor<Map>>,
+    pieces: Pieces,
+    archive: ZipArchive<Cursor>,
     entries: IndexMap<String, Entry>,
 }
 
@@ -48,21 +51,26 @@ impl Npz {
     /// # Errors
     /// When the archive is truncated, or any entry is not an array that this program can hold.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let map = Map::open(path)?;
-        let mut archive = ZipArchive::new(Cursor::new(map.clone())).map_err(zip_error(path))?;
+        Npz::open_pieces(path, &[path.to_owned()])
+    }
+
+    /// Opens the files that an archive was cut into, in their order; `path` stands for them in messages.
+    pub(crate) fn open_pieces(path: &Path, files: &[PathBuf]) -> Result<Self, Error> {
+        let pieces = Pieces::open(files)?;
+        let mut archive = ZipArchive::new(Cursor::new(pieces.clone())).map_err(zip_error("read", path))?;
         if archive.has_duplicate_names() {
             return Err(Error::DuplicateEntries { path: path.to_owned() });
         }
         let mut entries = IndexMap::with_capacity(archive.len());
         for index in 0..archive.len() {
-            let file = archive.by_index(index).map_err(zip_error(path))?;
-            let entry_name = file.name().map_err(zip_error(path))?.into_owned();
+            let file = archive.by_index(index).map_err(zip_error("read", path))?;
+            let entry_name = file.name().map_err(zip_error("read", path))?.into_owned();
             let npy_error = |source| Error::Npy { path: path.to_owned(), entry: entry_name.clone(), source };
             let name = entry_name.strip_suffix(".npy").ok_or_else(|| npy_error(npy::Error::Name))?;
-            let entry = Entry::open(index, file, map.as_ref().len()).map_err(npy_error)?;
+            let entry = Entry::open(index, file, pieces.len()).map_err(npy_error)?;
             entries.insert(name.to_owned(), entry);
         }
-        Ok(Npz { path: path.to_owned(), map, archive, entries })
+        Ok(Npz { path: path.to_owned(), pieces, archive, entries })
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, Error> {
@@ -70,22 +78,35 @@ impl Npz {
         Ok(&self.entries[name])
     }
 
-    /// The data of a stored entry, after the checksum over header and data.
-    fn stored(&self, name: &str, entry: &Entry) -> Result<Option<&[u8]>, Error> {
-        let Some(range) = &entry.stored else { return Ok(None) };
-        let bytes = &self.map.as_ref()[range.clone()];
-        let got = *entry.checked.get_or_init(|| crc32fast::hash(bytes));
+    /// Where the data of a stored entry lie, after the checksum over header and data.
+    fn stored(&self, name: &str, entry: &Entry) -> Result<Option<Range<usize>>, Error> {
+        let Some(range) = entry.stored.clone() else { return Ok(None) };
+        let got = *entry.checked.get_or_init(|| self.checksum(&range));
         if got != entry.crc {
             let (path, entry_name) = (self.path.clone(), format!("{name}.npy"));
             return Err(Error::Checksum { path, entry: entry_name, expected: entry.crc, got });
         }
-        Ok(Some(&bytes[entry.header.len..]))
+        Ok(Some(range.start + entry.header.len..range.end))
+    }
+
+    /// Of gigabytes, in pieces that leave memory as soon as they have been counted in.
+    fn checksum(&self, range: &Range<usize>) -> u32 {
+        const PIECE: usize = 32 << 20;
+        let mut hasher = crc32fast::Hasher::new();
+        for start in range.clone().step_by(PIECE) {
+            let piece = start..range.end.min(start + PIECE);
+            self.pieces.slices(piece.clone()).for_each(|slice| hasher.update(slice));
+            if range.len() > PIECE {
+                self.pieces.release(piece);
+            }
+        }
+        hasher.finalize()
     }
 
     fn inflate_into(&self, name: &str, entry: &Entry, out: &mut [u8]) -> Result<(), Error> {
         // A copy of the directory's handle, so that threads read side by side.
         let mut archive = self.archive.clone();
-        let mut file = archive.by_index(entry.index).map_err(zip_error(&self.path))?;
+        let mut file = archive.by_index(entry.index).map_err(zip_error("read", &self.path))?;
         let mut header = vec![0; entry.header.len];
         // Reading to the end makes the crate compare the checksum.
         let result = file
@@ -98,6 +119,26 @@ impl Npz {
             source: npy::Error::Read(source),
         })
     }
+}
+
+/// The array of text `name` of an archive, which may hold others of any type.
+///
+/// # Errors
+/// When there is no such array, or it is damaged or not of text.
+pub fn read_strings(path: &Path, name: &str) -> Result<Vec<String>, Error> {
+    let mut archive =
+        ZipArchive::new(Cursor::new(Pieces::open(&[path.to_owned()])?)).map_err(zip_error("read", path))?;
+    let entry = format!("{name}.npy");
+    let Some(index) = archive.index_for_name(&entry) else {
+        let names =
+            archive.file_names().filter_map(|name| name.ok()?.strip_suffix(".npy").map(str::to_owned));
+        let names: Vec<String> = names.collect();
+        let nearest = params::nearest(name, names.iter().map(String::as_str));
+        return Err(Error::UnknownTensor { path: path.to_owned(), name: name.to_owned(), nearest });
+    };
+    let mut file = archive.by_index(index).map_err(zip_error("read", path))?;
+    let strings = npy::read_strings(&mut file);
+    strings.map_err(|source| Error::Npy { path: path.to_owned(), entry, source })
 }
 
 impl Entry {
@@ -146,27 +187,34 @@ impl Reader for Npz {
         let entry = self.entry(name)?;
         let (shape, fortran_order) = (&entry.header.shape, entry.header.fortran_order);
         check_size(name, shape, out)?;
-        match self.stored(name, entry)? {
-            Some(data) if fortran_order => fortran_to_row_major(shape, data, out),
-            Some(data) => out.copy_from_slice(data),
-            None if fortran_order => {
-                let mut data = vec![0; out.len()];
-                self.inflate_into(name, entry, &mut data)?;
-                fortran_to_row_major(shape, &data, out);
+        let read = |out: &mut [u8]| {
+            match self.stored(name, entry)? {
+                Some(range) => self.pieces.copy(range, out),
+                None => self.inflate_into(name, entry, out)?,
             }
-            None => self.inflate_into(name, entry, out)?,
+            Ok(())
+        };
+        if !fortran_order {
+            return read(out);
         }
+        let mut data = vec![0; out.len()];
+        read(&mut data)?;
+        fortran_to_row_major(shape, &data, out);
         Ok(())
     }
 
     fn borrow(&self, name: &str) -> Result<Option<&[u8]>, Error> {
         let entry = self.entry(name)?;
-        if entry.header.fortran_order { Ok(None) } else { self.stored(name, entry) }
+        if entry.header.fortran_order {
+            return Ok(None);
+        }
+        Ok(self.stored(name, entry)?.and_then(|range| self.pieces.slice(range)))
     }
 
-    fn release(&self, name: &str) {
-        if let Some(range) = self.entries.get(name).and_then(|entry| entry.stored.clone()) {
-            self.map.release(range);
+    fn release_range(&self, name: &str, range: Range<usize>) {
+        let Some(entry) = self.entries.get(name) else { return };
+        if let Some(stored) = &entry.stored {
+            self.pieces.release(within(&(stored.start + entry.header.len..stored.end), range));
         }
     }
 }
@@ -177,7 +225,7 @@ impl Reader for Npz {
 /// The same arrays in the same order give the same bytes.
 pub struct Writer {
     path: PathBuf,
-    zip: ZipWriter<PendingFile>,
+    zip: ZipWriter<Sink>,
     names: HashSet<String>,
 }
 
@@ -185,7 +233,7 @@ impl Writer {
     /// # Errors
     /// When no file can be created beside `path`.
     pub fn create(path: &Path) -> Result<Self, Error> {
-        let zip = ZipWriter::new(PendingFile::create(path)?);
+        let zip = ZipWriter::new(Sink { file: PendingFile::create(path)?, failed: None });
         Ok(Writer { path: path.to_owned(), zip, names: HashSet::new() })
     }
 
@@ -206,7 +254,7 @@ impl Writer {
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(zip::DateTime::default())
             .large_file(true);
-        self.zip.start_file(format!("{name}.npy"), options).map_err(zip_error(&self.path))?;
+        self.zip.start_file(format!("{name}.npy"), options).map_err(zip_error("write", &self.path))?;
         self.zip
             .write_all(&Header::write(shape))
             .and_then(|()| self.zip.write_all(bytes))
@@ -218,15 +266,55 @@ impl Writer {
     /// # Errors
     /// When the disk is full; then nothing has changed.
     pub fn finish(self) -> Result<(), Error> {
-        self.zip.finish().map_err(zip_error(&self.path))?.commit()
+        let Sink { file, failed } = self.zip.finish().map_err(zip_error("write", &self.path))?;
+        match failed {
+            None => file.commit(),
+            Some(kind) => Err(Error::io("write", &self.path)(kind.into())),
+        }
     }
 }
 
-fn zip_error(path: &Path) -> impl FnOnce(ZipError) -> Error {
+/// A file that fails once. `ZipWriter` completes its archive also when it is dropped after an error, and prints
+/// what goes wrong then; what comes after the first failure is lost anyway and is not attempted.
+struct Sink {
+    file: PendingFile,
+    failed: Option<io::ErrorKind>,
+}
+
+impl Sink {
+    fn attempt<T>(
+        &mut self,
+        otherwise: T,
+        act: impl FnOnce(&mut PendingFile) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.failed.is_some() {
+            return Ok(otherwise);
+        }
+        act(&mut self.file).inspect_err(|error| self.failed = Some(error.kind()))
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.attempt(bytes.len(), |file| file.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.attempt((), |file| file.flush())
+    }
+}
+
+impl Seek for Sink {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.attempt(0, |file| file.seek(position))
+    }
+}
+
+fn zip_error(action: &'static str, path: &Path) -> impl FnOnce(ZipError) -> Error {
     let path = path.to_owned();
     move |error| match error {
         ZipError::Io(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
-            Error::Io { action: "read or write", path, source }
+            Error::Io { action, path, source }
         }
         error => Error::Zip { path, source: Box::new(error) },
     }

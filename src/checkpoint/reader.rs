@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::Path;
 
 use super::Error;
@@ -33,7 +34,14 @@ pub trait Reader: Send + Sync {
     /// Tells that nobody will look at the bytes of this tensor soon: a reader over a mapped file gives its
     /// pages back, so that going through a large file once does not make the process as large as the file.
     /// Reading it again works as before.
-    fn release(&self, _name: &str) {}
+    fn release(&self, name: &str) {
+        if let Some(shape) = self.find(name) {
+            self.release_range(name, 0..shape.num_bytes());
+        }
+    }
+
+    /// As [`release`](Reader::release), for a part of what [`borrow`](Reader::borrow) gives.
+    fn release_range(&self, _name: &str, _range: Range<usize>) {}
 
     /// # Errors
     /// When there is no such tensor; the error lists the nearest names.
@@ -60,4 +68,10 @@ pub(crate) fn check_size(name: &str, shape: &Shape, out: &[u8]) -> Result<(), Er
         return Ok(());
     }
     Err(Error::WrongSize { name: name.to_owned(), shape: shape.clone(), got: out.len() })
+}
+
+/// A range of positions in a tensor as positions in the file where the tensor takes `place`.
+pub(crate) fn within(place: &Range<usize>, range: Range<usize>) -> Range<usize> {
+    let at = |position: usize| place.end.min(place.start.saturating_add(position));
+    at(range.start)..at(range.end)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::variant::{Variant, detect};
 use super::{Error, Reader};
 use crate::array::{HostArray, Shape};
 use crate::params::{ParamSpec, ParamSpecs, Patterns, nearest, nearest_hint};
@@ -13,6 +14,10 @@ use crate::params::{ParamSpec, ParamSpecs, Patterns, nearest, nearest_hint};
 /// Suggesting names costs time that grows with the product of both lists, and helps nobody when the
 /// checkpoint is of another model altogether.
 const MAX_SUGGESTIONS: usize = 64;
+
+/// How many names of one kind a message lists when the checkpoint is of another PaliGemma: then nearly all of them
+/// differ, and the variants say why.
+const MAX_LISTED: usize = 6;
 
 /// How the tensors of a checkpoint relate to the parameters of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub struct Report {
     /// Tensors that the model has no use for.
     pub unexpected: Vec<Unmatched>,
     pub mismatched: Vec<Mismatch>,
+    /// Which PaliGemma the checkpoint is and which one the model, when both are one and they differ.
+    pub variants: Option<Box<(Variant, Variant)>>,
 }
 
 /// A name on one side only, with names of the other side that look like it.
@@ -57,6 +64,10 @@ pub fn compare(specs: &ParamSpecs, reader: &dyn Reader, dont_load: &Patterns<()>
         missing: Vec::new(),
         unexpected: Vec::new(),
         mismatched: Vec::new(),
+        variants: detect(reader)
+            .zip(Variant::of_specs(specs))
+            .filter(|(got, wanted)| got != wanted)
+            .map(Box::new),
     };
     let unmatched = |name: &str, shape: &Shape| Unmatched {
         name: name.to_owned(),
@@ -123,11 +134,20 @@ impl fmt::Display for Report {
             }
             return Ok(());
         }
+        write!(f, "{path} does not fit the model: ")?;
+        if let Some((got, wanted)) = self.variants.as_deref() {
+            write!(f, "the checkpoint is {got}, the model is {wanted}; ")?;
+        }
         write!(
             f,
-            "{path} does not fit the model: {applied} parameters fit, {missing} are missing, {unexpected} \
-             are unexpected, {mismatched} have another shape (name in dont_load what should be left out)"
+            "{applied} parameters fit, {missing} are missing, {unexpected} are unexpected, {mismatched} have \
+             another shape (name in dont_load what should be left out)"
         )?;
+        let shown = if self.variants.is_some() { MAX_LISTED } else { usize::MAX };
+        let rest = |f: &mut fmt::Formatter<'_>, count: usize| match count.checked_sub(shown) {
+            None | Some(0) => Ok(()),
+            Some(rest) => write!(f, "\n  and {rest} more"),
+        };
         for (title, list) in [
             ("missing, in the model only", &self.missing),
             ("unexpected, in the checkpoint only", &self.unexpected),
@@ -135,16 +155,18 @@ impl fmt::Display for Report {
             if !list.is_empty() {
                 write!(f, "\n{title}:")?;
             }
-            for item in list {
+            for item in list.iter().take(shown) {
                 write!(f, "\n  {} {}{}", item.name, item.shape, nearest_hint(&item.nearest))?;
             }
+            rest(f, list.len())?;
         }
         if mismatched > 0 {
             f.write_str("\nanother shape:")?;
         }
-        for item in &self.mismatched {
+        for item in self.mismatched.iter().take(shown) {
             write!(f, "\n  {}: the model has {}, the checkpoint {}", item.name, item.expected, item.got)?;
         }
+        rest(f, mismatched)?;
         Ok(())
     }
 }
@@ -192,6 +214,7 @@ pub fn load_param(spec: &ParamSpec, reader: &dyn Reader) -> Result<HostArray, Er
             missing: Vec::new(),
             unexpected: Vec::new(),
             mismatched: vec![mismatch],
+            variants: None,
         })));
     }
     // A cast to the same dtype would copy.

@@ -14,7 +14,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::Error;
 use super::file::{Map, PendingFile};
-use super::reader::{Reader, check_size};
+use super::reader::{Reader, check_size, within};
 use crate::array::{DType, HostArray, Shape};
 
 /// The name that Hugging Face gives to the list of shards.
@@ -158,9 +158,9 @@ impl Reader for Safetensors {
         self.bytes(name).map(Some)
     }
 
-    fn release(&self, name: &str) {
+    fn release_range(&self, name: &str, range: Range<usize>) {
         if let Some(place) = self.tensors.get(name) {
-            self.shards[place.shard].release(place.range.clone());
+            self.shards[place.shard].release(within(&place.range, range));
         }
     }
 }
@@ -198,7 +198,7 @@ impl<'de> Deserialize<'de> for Keys {
 /// Writes one safetensors file tensor by tensor, in the order that [`order`](Writer::order) gives. It
 /// appears under its name by [`finish`](Writer::finish).
 ///
-/// The same tensors and metadata give the same bytes, in whatever order they are declared.
+/// The same tensors and metadata in the same order give the same bytes.
 pub struct Writer {
     path: PathBuf,
     file: PendingFile,
@@ -217,7 +217,8 @@ pub struct Written {
 }
 
 impl Writer {
-    /// Declares all tensors, since the header comes first.
+    /// Declares all tensors, since the header comes first. They lie in the file in the order given, except that
+    /// wider elements come before narrower ones.
     ///
     /// # Errors
     /// When a name is reserved or occurs twice, or no file can be created beside `path`.
@@ -227,11 +228,7 @@ impl Writer {
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self, Error> {
         let mut order: Vec<(String, Shape)> = tensors.into_iter().collect();
-        // Wide elements first, so that every tensor is aligned to its element in the file.
-        order.sort_by(|(a, a_shape), (b, b_shape)| {
-            let width = |shape: &Shape| std::cmp::Reverse(shape.dtype().num_bytes());
-            width(a_shape).cmp(&width(b_shape)).then_with(|| a.cmp(b))
-        });
+        sort_for_file(&mut order);
         let header = header(path, &order, metadata)?;
         let file = PendingFile::create(path)?;
         let hasher = blake3::Hasher::new();
@@ -258,6 +255,11 @@ impl Writer {
         self.emit(bytes)?;
         self.written += 1;
         Ok(())
+    }
+
+    /// Whether all declared tensors are written.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.written == self.order.len()
     }
 
     /// Completes the file and gives it its name.
@@ -294,6 +296,11 @@ pub fn write(
         writer.write(&name, arrays[&name].bytes())?;
     }
     writer.finish()
+}
+
+/// Wide elements first, so that every tensor is aligned to its element in the file; else as given.
+pub(crate) fn sort_for_file(tensors: &mut [(String, Shape)]) {
+    tensors.sort_by_key(|(_, shape)| std::cmp::Reverse(shape.dtype().num_bytes()));
 }
 
 fn header(

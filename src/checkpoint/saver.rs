@@ -1,42 +1,49 @@
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use super::{Error, Store};
+use super::{Error, Frozen, Store};
 use crate::array::HostArray;
 
 /// Saves checkpoints on a thread of its own, so that training goes on meanwhile. At most one is in flight.
-#[derive(Debug)]
 pub struct AsyncSaver {
     store: Arc<Store>,
+    /// The thread that saves holds it.
+    frozen: Arc<Mutex<Option<Frozen>>>,
     running: Option<JoinHandle<Result<PathBuf, Error>>>,
 }
 
 impl AsyncSaver {
-    pub fn new(store: Arc<Store>) -> Self {
-        AsyncSaver { store, running: None }
+    /// Saves to `store`; each checkpoint holds what `frozen` has besides.
+    pub fn new(store: Arc<Store>, frozen: Option<Frozen>) -> Self {
+        AsyncSaver { store, frozen: Arc::new(Mutex::new(frozen)), running: None }
     }
 
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Starts to save what [`Store::save`] would, after the previous save has finished.
+    /// Starts to save what [`Store::save_with`] would, after the previous save has finished. `tensors` is called
+    /// on the thread that saves: it may wait for what is still on its way from the device.
     ///
     /// # Errors
     /// The previous save's; then the new one is not started.
     pub fn submit(
         &mut self,
         step: u64,
-        tensors: Vec<(String, HostArray)>,
+        tensors: impl FnOnce() -> Result<Vec<(String, HostArray)>, Error> + Send + 'static,
         state: Value,
         keep: bool,
     ) -> Result<(), Error> {
         self.wait()?;
-        let store = Arc::clone(&self.store);
-        let save = move || store.save(step, tensors, state, keep);
+        let (store, frozen) = (Arc::clone(&self.store), Arc::clone(&self.frozen));
+        let save = move || {
+            // What a save that panicked left there is looked at before it is used.
+            let mut frozen = frozen.lock().unwrap_or_else(PoisonError::into_inner);
+            store.save_with(frozen.as_mut(), step, tensors()?, state, keep)
+        };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(save);
         self.running = Some(thread.map_err(Error::io("start the thread that saves", self.store.workdir()))?);
         Ok(())
@@ -82,18 +89,22 @@ mod tests {
     #[test]
     fn saves_are_complete_after_wait_and_errors_arrive_once() {
         let dir = tempfile::tempdir().unwrap();
-        let mut saver = AsyncSaver::new(Arc::new(Store::open(dir.path()).unwrap()));
-        let tensors = |value: f32| vec![("params/w".to_owned(), HostArray::scalar(value))];
+        let mut saver = AsyncSaver::new(Arc::new(Store::open(dir.path()).unwrap()), None);
+        let tensors = |value: f32| move || Ok(vec![("params/w".to_owned(), HostArray::scalar(value))]);
         saver.submit(1, tensors(1.0), json!({}), true).unwrap();
         saver.submit(2, tensors(2.0), json!({ "n": 2 }), false).unwrap();
         assert_eq!(saver.wait().unwrap(), Some(dir.path().join("checkpoint-000000002")));
         assert_eq!(saver.wait().unwrap(), None);
         assert_eq!(saver.store().steps().unwrap(), [1, 2]);
 
-        let twice = [tensors(3.0), tensors(4.0)].concat();
+        let twice = move || Ok([tensors(3.0)()?, tensors(4.0)()?].concat());
         saver.submit(3, twice, json!({}), false).unwrap();
         let error = saver.submit(4, tensors(4.0), json!({}), false).unwrap_err();
         assert!(error.to_string().contains("\"params/w\" occurs twice"), "{error}");
+        let lost = || Err(Error::State("the device is gone".into()));
+        saver.submit(4, lost, json!({}), false).unwrap();
+        let error = saver.wait().unwrap_err();
+        assert!(error.to_string().contains("cannot be copied from the device"), "{error}");
         assert_eq!(saver.store().steps().unwrap(), [1, 2]);
 
         saver.submit(5, tensors(5.0), json!({}), false).unwrap();

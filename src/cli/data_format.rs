@@ -135,10 +135,9 @@ impl Error {
     /// Whether arguments are wrong, rather than the run.
     pub fn is_usage(&self) -> bool {
         use format::Error as Format;
-        let asks = |error: &data::Error| matches!(error, data::Error::Options { .. });
         match self {
             Error::NoSource { .. } => true,
-            Error::Data(error) | Error::Format(Format::Data(error)) => asks(error),
+            Error::Data(error) | Error::Format(Format::Data(error)) => error.is_usage(),
             Error::Format(error) => {
                 matches!(error, Format::Exists { .. } | Format::NotOurs { .. } | Format::Options { .. })
             }

@@ -1,11 +1,13 @@
 //! The command line: one file per verb.
 
+pub mod convert;
 pub mod data_format;
 pub mod data_ops;
 pub mod data_preview;
 pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
+pub mod inspect;
 pub mod predict;
 pub mod train;
 pub mod verify;
@@ -40,6 +42,8 @@ struct Cli {
 enum Verb {
     Train(train::Args),
     Predict(predict::Args),
+    Convert(convert::Args),
+    Inspect(inspect::Args),
     /// Make and look at data
     #[command(subcommand)]
     Data(Data),
@@ -89,6 +93,16 @@ pub enum Error {
     Tokenizer(#[from] data_tokenizer::Error),
     #[error(transparent)]
     Verify(#[from] crate::verify::Error),
+    #[error(transparent)]
+    Convert(#[from] crate::convert::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::Error),
+    #[error(transparent)]
+    Params(#[from] crate::params::Error),
+    #[error(transparent)]
+    Setup(#[from] crate::setup::Error),
+    #[error("cannot write to standard output")]
+    Output(#[source] std::io::Error),
     #[error("cannot listen for Ctrl-C")]
     Signals(#[from] ctrlc::Error),
 }
@@ -104,9 +118,16 @@ impl Error {
             Error::Format(error) => error.is_usage(),
             Error::Preview(error) => error.is_usage(),
             Error::Ops(data_ops::Error::Unknown { .. }) => true,
+            Error::Convert(error) => error.is_usage(),
+            Error::Params(_) | Error::Setup(Setup::Config(_)) => true,
+            Error::Checkpoint(error) => error.is_usage(),
             Error::Config(_) | Error::Train(Train::Config(_)) => true,
             Error::Train(Train::Setup(Setup::Config(_) | Setup::Params(_))) => true,
-            Error::Train(Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. }) => true,
+            Error::Train(Train::Setup(Setup::Data(error))) => error.is_usage(),
+            Error::Train(Train::Setup(Setup::Checkpoint(error))) => error.is_usage(),
+            Error::Train(
+                Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. } | Train::Uncovered { .. },
+            ) => true,
             Error::Train(Train::Eval(crate::eval::Error::Setup(Setup::Config(_)))) => true,
             Error::Verify(Verify::NotHeld { .. } | Verify::NotARecording { .. }) => true,
             _ => false,
@@ -143,6 +164,8 @@ fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome
         Verb::Data(Data::Preview(args)) => data_preview::run(args)?,
         Verb::Data(Data::Format(args)) => data_format::run(args, console)?,
         Verb::Data(Data::Ops(args)) => data_ops::run(args)?,
+        Verb::Convert(args) => return convert::run(args, console),
+        Verb::Inspect(args) => inspect::run(args, console)?,
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,

@@ -11,7 +11,7 @@ use crate::config::{self, Config, Loaded};
 use crate::decode::{Sampler, UnknownSampler};
 use crate::detection::LocOptions;
 use crate::pp;
-use crate::predict::{self, LoadedModel, Options, Prediction, Predictor, Question, find_config};
+use crate::predict::{self, LoadedModel, Options, Prediction, Predictor, Question, config_for, find_config};
 use crate::report::console::Console;
 use crate::report::draw::{boxes_of, draw_prediction};
 use crate::runtime::{self, PluginRequest, Wanted};
@@ -23,9 +23,13 @@ pub struct Args {
     /// The model: workdir of a run, one of its checkpoints, or a file of parameters
     #[arg(long, value_name = "CKPT")]
     checkpoint: PathBuf,
-    /// The model's config; without it, config.yaml in the checkpoint's workdir
+    /// The model's config; without it, config.yaml in the checkpoint's workdir, else the published model that the
+    /// checkpoint's shapes say it is
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// SentencePiece model or tokenizer.json; without it, that of the config, else that beside the checkpoint
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
     /// Set a key of the config, as in --set model.llm.cache_dtype=bfloat16
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
@@ -60,10 +64,6 @@ pub struct Args {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "there is no config.yaml beside {}; --config names the config of its model", checkpoint.display()
-    )]
-    NoConfig { checkpoint: PathBuf },
     #[error(transparent)]
     Predict(#[from] predict::Error),
     #[error("cannot read image {}", path.display())]
@@ -93,7 +93,8 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         let is_config = |error: &setup::Error| matches!(error, setup::Error::Config(_));
         match self {
-            Error::NoConfig { .. } => true,
+            Error::Predict(predict::Error::NoConfig { .. }) => true,
+            Error::Predict(predict::Error::Checkpoint(error)) => error.is_usage(),
             Error::Predict(predict::Error::Setup(error)) => is_config(error),
             _ => false,
         }
@@ -102,9 +103,19 @@ impl Error {
 
 pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
     let path = args.config.clone().or_else(|| find_config(&args.checkpoint));
-    let path = path.ok_or_else(|| Error::NoConfig { checkpoint: args.checkpoint.clone() })?;
-    let sets = args.sets.iter().map(|text| config::split_assignment(text)).collect::<Result<Vec<_>, _>>()?;
-    let mut loaded = Config::load(&path, &[], &sets)?;
+    let mut sets =
+        args.sets.iter().map(|text| config::split_assignment(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut loaded = match &path {
+        Some(path) => {
+            let tokenizer = args.tokenizer.iter().map(|path| ("tokenizer".into(), absolute(path)));
+            sets.extend(tokenizer);
+            Config::load(path, &[], &sets)?
+        }
+        None => {
+            let text = config_for(&args.checkpoint, args.tokenizer.as_deref())?;
+            Config::parse(&text, &args.checkpoint.join("config.yaml"), &[], &sets)?
+        }
+    };
     let options = options(args, &loaded)?;
     let questions = args.images.iter().map(|path| question(path, &args.prompt));
     let questions = questions.collect::<Result<Vec<_>, _>>()?;
@@ -136,6 +147,11 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// As a value of the config, whose own paths are relative to the config's folder.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 /// What the command line says, else what the config does.
@@ -212,7 +228,7 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
 
 fn draw(path: &Path, question: &Question, prediction: &Prediction) -> Result<(), Error> {
     let decode = |source| Error::Decode { path: PathBuf::from(&question.name), source };
-    let pixels = pp::decode(&question.image, 3).map_err(decode)?;
+    let pixels = pp::decode(&question.image, &pp::DecodeOptions::default()).map_err(decode)?;
     let (height, width) = (pixels.dims()[0] as u32, pixels.dims()[1] as u32);
     let picture = RgbImage::from_raw(width, height, pixels.bytes().to_vec())
         .expect("three bytes for each pixel were decoded");

@@ -87,6 +87,14 @@ pub fn run(args: &Args, console: &Console, process_start: Instant) -> Result<Out
     let timing = [
         ("start to first step", value("z/secs/start_to_first_step").map(|secs| format!("{secs:.1} s"))),
         ("median step", value("z/secs/step_median").map(|secs| format!("{:.1} ms", secs * 1e3))),
+        (
+            "waiting for input",
+            value("z/secs/input_wait").map(|secs| {
+                let share = if ended.secs > 0.0 { secs / ended.secs * 100.0 } else { 0.0 };
+                format!("{secs:.1} s ({share:.0} %)")
+            }),
+        ),
+        ("examples skipped", value("examples_skipped").filter(|n| *n > 0.0).map(number)),
         ("peak memory of the process", value("z/peak_rss_mb").map(|mb| format!("{mb:.0} MB"))),
     ];
     rows.extend(timing.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));

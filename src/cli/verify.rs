@@ -1,5 +1,6 @@
 //! `paligemma verify`: replays recordings of the reference and shows how exact this program is.
 
+use std::cell::OnceCell;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -37,11 +38,17 @@ pub struct Args {
 /// # Errors
 /// When there is nothing to replay, or no device to replay it on.
 pub fn run(args: &Args) -> Result<bool, verify::Error> {
-    let request = PluginRequest { path: args.plugin.clone(), wanted: args.kind.unwrap_or_default() };
-    let plugin = Plugin::discover(&request)?;
-    // Recordings are small: a run that uses the device keeps its memory.
-    let options = ClientOptions { preallocate: Some(false), ..Default::default() };
-    let client = Client::new(&plugin, &options)?;
+    let opened = OnceCell::new();
+    let client = || match opened.get() {
+        Some(client) => Ok(client),
+        None => {
+            let request = PluginRequest { path: args.plugin.clone(), wanted: args.kind.unwrap_or_default() };
+            // Recordings are small: a run that uses the device keeps its memory.
+            let options = ClientOptions { preallocate: Some(false), ..Default::default() };
+            let client = Client::new(&Plugin::discover(&request)?, &options)?;
+            Ok(opened.get_or_init(|| client))
+        }
+    };
     let options = Options { only: args.only.clone(), chunk_tokens: args.chunk_tokens };
     let report = verify::replay(&client, &args.dir, &options)?;
     let text = if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text(args.all) };

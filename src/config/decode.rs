@@ -515,11 +515,20 @@ pub(super) fn resolve_path(text: &str, folder: &Path) -> String {
     if Path::new(text).exists() || folder.as_os_str().is_empty() {
         return text.to_owned();
     }
-    let exists = beside.exists() || (found(file) && !Path::new(file).exists());
+    // A train state of big_vision by its name without the step.
+    let is_state = |path: &Path| path.with_file_name(format!("{}-LAST", file_name(path))).exists();
+    if is_state(Path::new(text)) {
+        return text.to_owned();
+    }
+    let exists = beside.exists() || is_state(&beside) || (found(file) && !Path::new(file).exists());
     match beside.to_str() {
         Some(beside) if exists && !text.is_empty() => beside.to_owned(),
         _ => text.to_owned(),
     }
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 impl Field for FilePath {

@@ -1,12 +1,14 @@
 //! What is trained on: data sources, their mixture, preprocessing and batching.
 
+use std::path::{Path, PathBuf};
+
 use super::decode::{
     Decoder, Field, FilePath, Named, Remaining, Rest, Row, entry, resolve_path, unknown_key,
 };
 use super::detection::{Coco, Frames, Roboflow, Voc, Yolo};
 use super::node::{Entry, Kind, Node};
 use super::schema::{NON_NEGATIVE, POSITIVE, unknown_word};
-use crate::config_section;
+use crate::{config_choice, config_section};
 
 /// Keys whose value in a row is a file to read, each with the folder that is put before it. A list of keys
 /// means no folder.
@@ -70,6 +72,141 @@ config_section! {
     }
 }
 
+/// Files, each given by a name, a folder, a glob or braces; relative to the same places as a [`FilePath`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilePatterns(pub Vec<PathBuf>);
+
+impl Field for FilePatterns {
+    fn type_name() -> String {
+        "path, glob or list of such".into()
+    }
+
+    fn decode(node: &Node, decoder: &mut Decoder) -> Option<FilePatterns> {
+        let texts = match &node.kind {
+            Kind::Str(text) if !text.is_empty() => vec![text.clone()],
+            Kind::List(_) => Vec::decode(node, decoder)?,
+            _ => return decoder.expected(node, "a path, a glob or a list of such"),
+        };
+        let folder = decoder.origin.folder.clone();
+        Some(FilePatterns(texts.iter().map(|text| resolve_pattern(text, &folder)).collect()))
+    }
+
+    fn encode(&self) -> Node {
+        let text = |path: &PathBuf| Node::from(path.to_string_lossy().as_ref());
+        match &self.0[..] {
+            [one] => text(one),
+            several => Kind::List(several.iter().map(text).collect()).into(),
+        }
+    }
+}
+
+/// A path that exists is resolved as a whole, a glob by the folder before its first wildcard.
+fn resolve_pattern(text: &str, folder: &Path) -> PathBuf {
+    let resolved = resolve_path(text, folder);
+    if resolved != text || Path::new(text).exists() || text.contains("://") {
+        return resolved.into();
+    }
+    let literal = &text[..text.find(['*', '?', '[', '{']).unwrap_or(text.len())];
+    match literal.rsplit_once('/') {
+        // From the root: there is nothing to resolve.
+        Some(("", _)) => text.into(),
+        Some((before, _)) => Path::new(&resolve_path(before, folder)).join(&text[before.len() + 1..]),
+        // The glob stands for names in a folder of its own: the config's, unless there are some right here.
+        None if literal.len() < text.len()
+            && glob::glob(text).is_ok_and(|mut found| found.next().is_none()) =>
+        {
+            folder.join(text)
+        }
+        None => text.into(),
+    }
+}
+
+config_choice! {
+    /// What a feature of a TFRecord file is.
+    pub enum FeatureKind {
+        Bytes = "bytes",
+        Str = "string",
+        Int = "int",
+        Float = "float",
+        BytesList = "bytes_list",
+        StrList = "string_list",
+        IntList = "int_list",
+        FloatList = "float_list",
+    }
+}
+
+config_section! {
+    /// TFRecord files of `tf.train.Example` messages, plain or gzip.
+    pub struct TfRecord {
+        /// The files: a name, a folder, a glob (`train-*.tfrecord`), braces (`train-{00000..00007}.tfrecord`) or
+        /// a list of such.
+        pub path: FilePatterns;
+        /// The features of a row with their types (`{image/encoded: bytes, image/caption: string_list}`); the
+        /// error without them lists those that the files have.
+        pub features: Named<FeatureKind> = Named::default();
+    }
+}
+
+config_section! {
+    /// A prepared data set of TensorFlow Datasets; images stay encoded (big_vision's `skip_decode`). As in
+    /// big_vision, `name` may also be the data set's own name, when `split` is given.
+    pub struct Tfds {
+        /// Name of the data set, with its config and version where there are several (`vqa`,
+        /// `chartqa/human:1.0.0`); not needed when `data_dir` is the folder of one version.
+        pub dataset: String = String::new();
+        /// Folder of all data sets, or of one version of one; null stands for TFDS_DATA_DIR, or else
+        /// `~/tensorflow_datasets`.
+        pub data_dir: Option<FilePath> = None;
+        /// Splits and parts of such: `train[:98%]+restval`, `validation[-10240:]`.
+        pub split: String;
+        /// Whether a class label `label` gets a companion `label_name` with the class's name.
+        pub label_names: bool = false;
+    }
+}
+
+config_section! {
+    /// Parquet files as Hugging Face's `datasets` writes them. Images become their bytes, with `image_path`
+    /// beside them; nested structs need the op `flatten`; nulls are absent.
+    pub struct Parquet checked by check_parquet {
+        /// The files: a name, a folder, a glob, braces or a list of such.
+        pub path: FilePatterns = FilePatterns::default();
+        /// Data set on the Hugging Face hub (`user/name`) that the files are downloaded from, once.
+        pub repo: Option<String> = None;
+        /// Files of `repo` that are wanted, by name, folder or glob; empty takes all parquet files.
+        pub files: Vec<String> = Vec::new();
+        /// Branch, tag or commit of `repo`.
+        pub revision: String = "main".into();
+        /// Splits and parts of such (`train[:90%]`, `train+validation`), by the names of the files; null reads
+        /// all files.
+        pub split: Option<String> = None;
+        /// Columns that are read; null reads all.
+        pub columns: Option<Vec<String>> = None;
+        /// Whether a class label `label` gets a companion `label_name` with the class's name.
+        pub label_names: bool = false;
+    }
+}
+
+fn check_parquet(parquet: &Parquet, node: &Node, decoder: &mut Decoder) {
+    if parquet.path.0.is_empty() == parquet.repo.is_none()
+        && decoder.is_good("path")
+        && decoder.is_good("repo")
+    {
+        let either = "either \"path\" for files, or \"repo\" for a data set on the hub";
+        let message = format!("{} needs {either}", decoder.key());
+        decoder.problem::<()>(node.span, message);
+    }
+}
+
+config_section! {
+    /// Tar files as WebDataset reads them: members of one name are a row, their endings its keys.
+    pub struct WebDataset {
+        /// The files: a name, a folder, a glob, braces (`shard-{000000..000123}.tar`) or a list of such.
+        pub path: FilePatterns;
+        /// New names of keys, each from the first of several that a row has (`{image: jpg;png, suffix: txt}`).
+        pub rename: Named<String> = Named::default();
+    }
+}
+
 macro_rules! sources {
     ($( $(#[doc = $about:literal])+ $variant:ident = $name:literal, )+) => {
         /// Where examples come from, told apart by `name`.
@@ -97,6 +234,9 @@ macro_rules! sources {
                 let rest = Node { kind: Kind::Map(rest), span: node.span };
                 match node.get("name").map(|name| (name, name.as_str())) {
                     $( Some((_, Some($name))) => $variant::decode(&rest, decoder).map(Source::$variant), )+
+                    Some((name, Some(dataset))) if is_tfds(dataset, node) => {
+                        decode_tfds(dataset, name, rest, decoder)
+                    }
                     Some((name, _)) => decoder.within("name", |d| unknown_word(name, Source::NAMES, d)),
                     None => {
                         let names = Source::NAMES.join(", ");
@@ -144,6 +284,33 @@ sources! {
     Roboflow = "roboflow",
     /// Rows of a JSON-lines file whose picture is several: a folder of frames, or a list of files.
     Frames = "frames",
+    /// TFRecord files of examples.
+    TfRecord = "bv:tfrecord",
+    /// A data set of TensorFlow Datasets.
+    Tfds = "bv:tfds",
+    /// Parquet files of Hugging Face's `datasets`.
+    Parquet = "hf:parquet",
+    /// Tar files of WebDataset.
+    WebDataset = "webdataset",
+}
+
+/// In big_vision, a name without a prefix is that of a TFDS data set; here, if a split comes with it.
+fn is_tfds(name: &str, node: &Node) -> bool {
+    !name.contains(':') && node.get("split").is_some()
+        || name.split_once(':').is_some_and(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+fn decode_tfds(dataset: &str, name: &Node, rest: Node, decoder: &mut Decoder) -> Option<Source> {
+    let mut tfds = Tfds::decode(&rest, decoder)?;
+    if !tfds.dataset.is_empty() {
+        let message = format!("the data set is named twice: {} and \"{dataset}\"", tfds.dataset);
+        return decoder.problem(name.span, message);
+    }
+    // So big_vision writes that the folder says it all.
+    if dataset != "from_data_dir" {
+        tfds.dataset = dataset.to_owned();
+    }
+    Some(Source::Tfds(tfds))
 }
 
 /// Training data: one source, or a mixture of named ones with their weights.
@@ -192,19 +359,40 @@ impl Field for InputData {
     }
 }
 
+config_choice! {
+    /// How far a shuffle carries an example.
+    pub enum ShuffleReach {
+        /// To any place of the epoch, or as near to that as blocks allow.
+        Epoch = "epoch",
+        /// About `shuffle_buffer_size` places.
+        Buffer = "buffer",
+    }
+}
+
 config_section! {
     /// Training data and how it becomes batches.
     pub struct Input checked by check_input {
-        /// One data source, or a mixture `{a: 3, b: 1}` of sections `a` and `b` with their weights.
+        /// One data source, or a mixture `{a: 3, b: 1}` of sections `a` and `b` with their weights. An epoch of
+        /// a mixture is as many examples as its sources have together; a source of weight 0 is left out.
         pub data: InputData;
         /// Preprocessing ops for each example, joined by `|`.
         pub pp: String = String::new();
         /// Examples in one step, over all devices and processes.
         pub batch_size: usize = 32, POSITIVE;
-        /// Examples that the shuffle buffer holds; null keeps the order. With a mixture, set it per source.
+        /// Shuffles; null keeps the order. A source of which any example costs the same to read is shuffled as a
+        /// whole, whatever the number. One that stores examples in blocks (row groups) is read block by block in
+        /// random order, and as many blocks as hold this many examples are mixed at a time, up to four. With a
+        /// mixture, set it per source.
         pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
+        /// How far a shuffle carries an example: `epoch`, to any place of the epoch, or `buffer`, about
+        /// `shuffle_buffer_size` places, as a buffer does that is filled in order. With a
+        /// mixture, set it per source.
+        pub shuffle_reach: ShuffleReach = ShuffleReach::Epoch;
         /// Whether the raw examples stay in memory after the first epoch. With a mixture, set it per source.
         pub cache_raw: bool = false;
+        /// Memory for `cache_raw`, in MB (1e6 bytes); examples beyond it are read anew in every epoch. With a
+        /// mixture, set it per source.
+        pub cache_raw_mb: usize = 4096, POSITIVE;
         /// Whether an example that cannot be read or preprocessed is skipped with a warning instead of
         /// stopping the run. With a mixture, set it per source.
         pub skip_errors: bool = false;
@@ -212,7 +400,8 @@ config_section! {
         pub num_parallel_calls: Option<usize> = None, POSITIVE;
         /// Batches that are made ahead of their use.
         pub prefetch: usize = 2;
-        /// Keys that examples of a mixture keep; null keeps all.
+        /// Keys of the result of `pp` that are kept, each of which must be there; null keeps all. Sources of a
+        /// mixture must come to the same keys.
         pub keep_only: Option<Vec<String>> = None;
         rest sources: MixedSources = "One source of a mixture, under the name that `data` weighs.";
     }
@@ -225,10 +414,17 @@ config_section! {
         pub data: Source;
         /// Preprocessing ops for each example, joined by `|`.
         pub pp: String = String::new();
-        /// Examples that the shuffle buffer holds; null keeps the order.
+        /// Shuffles; null keeps the order. A source of which any example costs the same to read is shuffled as a
+        /// whole, whatever the number. One that stores examples in blocks (row groups) is read block by block in
+        /// random order, and as many blocks as hold this many examples are mixed at a time, up to four.
         pub shuffle_buffer_size: Option<usize> = None, POSITIVE;
+        /// How far a shuffle carries an example: `epoch`, to any place of the epoch, or `buffer`, about
+        /// `shuffle_buffer_size` places, as a buffer does that is filled in order.
+        pub shuffle_reach: ShuffleReach = ShuffleReach::Epoch;
         /// Whether the raw examples stay in memory after the first epoch.
         pub cache_raw: bool = false;
+        /// Memory for `cache_raw`, in MB (1e6 bytes); examples beyond it are read anew in every epoch.
+        pub cache_raw_mb: usize = 4096, POSITIVE;
         /// Whether an example that cannot be read or preprocessed is skipped with a warning.
         pub skip_errors: bool = false;
     }
@@ -287,7 +483,9 @@ fn check_input(input: &Input, node: &Node, decoder: &mut Decoder) {
             decoder.problem::<()>(data.key_span(name), message);
         }
     }
-    for key in ["pp", "shuffle_buffer_size", "cache_raw", "skip_errors"] {
+    let per_source =
+        ["pp", "shuffle_buffer_size", "shuffle_reach", "cache_raw", "cache_raw_mb", "skip_errors"];
+    for key in per_source {
         if node.get(key).is_some_and(|value| *value != default_of(key)) {
             let message = format!("{key} is set per source in a mixture ({}.NAME.{key})", decoder.key());
             decoder.problem::<()>(node.key_span(key), message);
@@ -300,6 +498,8 @@ fn default_of(key: &str) -> Node {
     match key {
         "pp" => "".into(),
         "shuffle_buffer_size" => Kind::Null.into(),
+        "shuffle_reach" => ShuffleReach::Epoch.encode(),
+        "cache_raw_mb" => 4096usize.encode(),
         _ => Kind::Bool(false).into(),
     }
 }

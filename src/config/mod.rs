@@ -41,7 +41,10 @@ pub use decode::{FilePath, Named};
 pub use detection::{ClassChoice, Coco, Detect, Frames, Loc, Roboflow, Voc, Yolo};
 pub use error::{Diagnostic, Error};
 pub use evals::{Eval, EvalCache};
-pub use input::{FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources, Source};
+pub use input::{
+    FeatureKind, FilePatterns, FopenKeys, ImageFolder, Input, InputData, Jsonl, MixedSource, MixedSources,
+    Parquet, ShuffleReach, Source, TfRecord, Tfds, WebDataset,
+};
 pub use load::{Loaded, split_assignment};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};
 pub use node::{Entry, Kind, Node, Span};

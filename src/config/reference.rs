@@ -6,7 +6,7 @@ use super::run::Config;
 use super::schema::{Field, Row};
 
 /// Keys of big_vision configs that need no counterpart here, with the reason.
-const NOT_NEEDED: [(&str, &str); 8] = [
+const NOT_NEEDED: [(&str, &str); 9] = [
     ("pp_modules", "every pp op is always there, remove the key"),
     ("model_name", "there is one model, remove the key"),
     ("optim", "its successor is \"optax\""),
@@ -14,6 +14,7 @@ const NOT_NEEDED: [(&str, &str); 8] = [
     ("grad_clip_per_example", "gradients are clipped by global norm only (\"grad_clip_norm\")"),
     ("mesh_allow_split_physical_axes", "devices are laid out in order, remove the key"),
     ("batch_size_eval", "each evaluation has its own \"batch_size\""),
+    ("skip_decode", "images are always handed on encoded: decode them with the pp op \"decode\""),
     ("tfdata", "sources are read by this program itself, remove the key"),
 ];
 

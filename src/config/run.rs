@@ -75,6 +75,9 @@ config_section! {
         pub ckpt: Duration = Duration::NONE;
         /// How often a checkpoint is kept for good; without it, only the last one is.
         pub keep_ckpt: Duration = Duration::NONE;
+        /// Whether checkpoints hold the frozen parameters, which take room once however many checkpoints
+        /// there are. With false they leave those of `model_init` there, which then must stay as and where it is.
+        pub ckpt_frozen: bool = true;
         /// Evaluations by name.
         pub evals: Named<Eval> = Named::default();
         /// Defaults of the `predict` command.

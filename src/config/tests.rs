@@ -84,7 +84,7 @@ fn every_key_has_a_default() {
 #[test]
 fn what_is_written_loads_again() {
     let mixture = "input:\n  data: {a: 3, b: 0.5}\n  a: {data: {name: bv:jsonl, fname: x}, pp: decode}\n  \
-                   b: {data: {name: bv:imagefolder, path: y}, shuffle_buffer_size: 10}\n\
+                   b: {data: {name: bv:imagefolder, path: y}, shuffle_buffer_size: 10, shuffle_reach: buffer, cache_raw_mb: 7}\n\
                    model: {img: {patch_size: [14, 16]}}\nmodel_init: {img: a.npz, llm: null}\n\
                    sharding_rules: [[act_batch, null]]\nmodel_load: {img_load_kw: {dont_load: ['head/.*']}}\n\
                    device: {kind: cpu}\nschedule: null\nlr_mults: 0.5\ntotal_examples: 1000\nckpt_percent: 0.1\n";
@@ -295,14 +295,52 @@ fn a_mixture_and_its_sections_agree() {
             "2:16: input.data weighs \"b\", but there is no section input.b",
             "4:3: source \"c\" has no weight in input.data",
             "5:3: cache_raw is set per source in a mixture (input.NAME.cache_raw)",
-            "6:3: unknown key \"d\" in input, known are \"data\", \"pp\", \"batch_size\", \"shuffle_buffer_size\", \"cache_raw\", \
-             \"skip_errors\", \"num_parallel_calls\", \"prefetch\" and \"keep_only\"",
+            "6:3: unknown key \"d\" in input, known are \"data\", \"pp\", \"batch_size\", \"shuffle_buffer_size\", \
+             \"shuffle_reach\", \"cache_raw\", \"cache_raw_mb\", \"skip_errors\", \"num_parallel_calls\", \"prefetch\" and \"keep_only\"",
         ]
     );
     let yaml = format!("input:\n  data: {{a: 3, b: 1}}\n  a: {source}\n  b: {source}\n");
     let input = config(&yaml).input.unwrap();
     assert_eq!(input.data, InputData::Mixture(Named(vec![("a".into(), 3.0), ("b".into(), 1.0)])));
     assert_eq!(input.sources.0.get("b").unwrap().data.name(), "bv:jsonl");
+}
+
+#[test]
+fn record_files_are_named_in_many_ways() {
+    let data = |yaml: &str| match config(&format!("input: {{data: {yaml}}}")).input.unwrap().data {
+        InputData::Source(source) => source,
+        InputData::Mixture(weights) => panic!("{weights:?}"),
+    };
+    let tfds = |yaml: &str| match data(yaml) {
+        Source::Tfds(tfds) => (tfds.dataset, tfds.split),
+        other => panic!("{other:?}"),
+    };
+    let expected = ("chartqa/human".to_owned(), "train[:98%]+val".to_owned());
+    assert_eq!(tfds("{name: bv:tfds, dataset: chartqa/human, split: 'train[:98%]+val'}"), expected);
+    // As big_vision's configs have it.
+    assert_eq!(tfds("{name: chartqa/human, split: 'train[:98%]+val'}"), expected);
+    assert_eq!(tfds("{name: 'ref_coco_bv/all:1.4.0', split: test}").0, "ref_coco_bv/all:1.4.0");
+    assert_eq!(tfds("{name: from_data_dir, data_dir: x, split: test}").0, "");
+
+    let patterns = |yaml: &str| match data(yaml) {
+        Source::WebDataset(webdataset) => webdataset.path.0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(patterns("{name: webdataset, path: 'a-{0..3}.tar'}"), [Path::new("a-{0..3}.tar")]);
+    assert_eq!(
+        patterns("{name: webdataset, path: [a.tar, /b/*.tar]}"),
+        [Path::new("a.tar"), Path::new("/b/*.tar")]
+    );
+
+    let message = "2:8: input.data needs either \"path\" for files, or \"repo\" for a data set on the hub";
+    assert_eq!(mistakes("input:\n  data: {name: hf:parquet}\n", &[]), [message]);
+    assert_eq!(mistakes("input:\n  data: {name: hf:parquet, path: a, repo: b/c}\n", &[]), [message]);
+    let message =
+        mistakes("input: {data: {name: bv:tfds, split: train, skip_decode: [image]}}", &[]).remove(0);
+    assert!(
+        message.ends_with("images are always handed on encoded: decode them with the pp op \"decode\""),
+        "{message}"
+    );
 }
 
 #[test]

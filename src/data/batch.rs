@@ -14,7 +14,8 @@ pub struct Batch {
     pub arrays: IndexMap<String, HostArray>,
     /// `rows` texts each; empty for padding.
     pub strings: IndexMap<String, Vec<String>>,
-    /// Which row of the source stands where; `None` for padding.
+    /// Which row of the source stands where; `None` for padding. In a mixture, the rows of its sources are
+    /// numbered one after the other.
     pub ids: Vec<Option<usize>>,
     /// Where the run stands once this batch is used: the [`start`](super::LoaderOptions::start) to resume at.
     pub position_after: u64,
@@ -39,7 +40,7 @@ pub(super) fn stack(
 ) -> Result<Batch, Error> {
     let rows = parts.len();
     let num_skipped = parts.iter().map(|part| part.num_skipped).sum();
-    let made: Vec<Option<(usize, Processed)>> = parts.into_iter().map(|part| part.row).collect();
+    let mut made: Vec<Option<(usize, Processed)>> = parts.into_iter().map(|part| part.row).collect();
     let stand_in = if made.iter().all(Option::is_none) { Some(template()?) } else { None };
     let first = made.iter().flatten().next().or(stand_in.as_ref());
     let first = &first.expect("there is a real row, or the template was made").1;
@@ -52,13 +53,18 @@ pub(super) fn stack(
             got,
         })?;
     }
-    let mut arrays: IndexMap<String, HostArray> =
-        first.arrays.iter().map(|(name, like)| (name.clone(), stack_arrays(name, like, &made))).collect();
+    let likes: Vec<(String, Shape)> =
+        first.arrays.iter().map(|(name, like)| (name.clone(), like.shape().clone())).collect();
     let strings = first.strings.keys().map(|name| {
         let text = |row: &Option<(usize, Processed)>| row.as_ref().map(|(_, row)| row.strings[name].clone());
         (name.clone(), made.iter().map(|row| text(row).unwrap_or_default()).collect())
     });
     let strings = strings.collect();
+    let mut arrays: IndexMap<String, HostArray> = IndexMap::new();
+    for (name, like) in likes {
+        let stacked = stack_arrays(&name, &like, &mut made);
+        arrays.insert(name, stacked);
+    }
     if with_mask && !arrays.contains_key(MASK) {
         arrays.insert(MASK.to_owned(), mask(&made));
     }
@@ -90,14 +96,15 @@ fn check_same(expected: &Processed, got: &Processed) -> Result<(), [String; 3]> 
     }
 }
 
-fn stack_arrays(name: &str, like: &HostArray, rows: &[Option<(usize, Processed)>]) -> HostArray {
+/// Takes an array out of every row, so that a batch of pictures is not there twice while it is stacked.
+fn stack_arrays(name: &str, like: &Shape, rows: &mut [Option<(usize, Processed)>]) -> HostArray {
     let dims: Vec<usize> = [rows.len()].into_iter().chain(like.dims().iter().copied()).collect();
-    let mut out = HostArray::zeros(like.shape().with_dims(dims));
-    let row_bytes = like.shape().num_bytes();
+    let mut out = HostArray::zeros(like.with_dims(dims));
+    let row_bytes = like.num_bytes();
     if row_bytes > 0 {
         for (to, row) in out.bytes_mut().chunks_exact_mut(row_bytes).zip(rows) {
-            if let Some((_, row)) = row {
-                to.copy_from_slice(row.arrays[name].bytes());
+            if let Some(array) = row.as_mut().and_then(|(_, row)| row.arrays.swap_remove(name)) {
+                to.copy_from_slice(array.bytes());
             }
         }
     }

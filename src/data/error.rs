@@ -31,8 +31,12 @@ pub enum Error {
     NoFiles { pattern: PathBuf, problem: String },
     #[error("{}: {problem}", path.display())]
     Description { path: PathBuf, problem: String },
+    #[error("cannot download {what} of data set {repo} ({revision}); private data sets need HF_TOKEN")]
+    Hub { what: String, repo: String, revision: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{source_name} has no rows")]
     Empty { source_name: String },
+    #[error("the blocks of {source_name} are not its rows, one after the other")]
+    Blocks { source_name: String },
     #[error("{} holds no folders of images, expected <class>/<file>.{{{}}}", path.display(), extensions.join(","))]
     NoImages { path: PathBuf, extensions: &'static [&'static str] },
     #[error("row {index} was asked of {source_name}, which has {len}")]

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Part, stack};
 use super::prefetch::{Prefetch, ThreadsEnded, Work};
-use super::{Batch, Error, Order, Preprocess, Processed, Source, mix};
+use super::stream::{Visit, Visited};
+use super::{Batch, Error, Mixture, Preprocess, Processed, Shuffle, Source, Stream, mix};
 
-/// How a [`Loader`] visits a source.
+/// How a [`Loader`] visits a source or a mixture of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoaderOptions {
     /// Rows per batch over all hosts.
     pub batch_size: usize,
     pub seed: u64,
-    /// Visit the rows of every epoch in another random order.
+    /// Visit the rows of every epoch in another random order ([`Shuffle::WHOLE`]). Streams have their own.
     pub shuffle: bool,
-    /// How often every row is visited; `None` is forever. Batches run on across the epochs' borders.
+    /// How often every row is visited; `None` is forever. Batches run on across the epochs' borders. An epoch
+    /// of a mixture is as many rows as its streams have together, in which each is visited by its weight.
     pub epochs: Option<u64>,
     /// What becomes of the rows that do not fill a batch at the end of the last epoch.
     pub remainder: Remainder,
@@ -31,8 +33,7 @@ pub struct LoaderOptions {
     /// do not depend on the number of hosts.
     pub host_index: usize,
     pub host_count: usize,
-    /// Pass over rows that fail or panic instead of ending the run. With [`Remainder::Drop`] another row,
-    /// chosen by seed and position, takes the place; with [`Remainder::Pad`] it becomes padding.
+    /// As [`Stream::skip_errors`], which streams have of their own.
     pub skip_errors: bool,
 }
 
@@ -79,11 +80,14 @@ pub struct Stats {
 
 /// An iterator of batches, made ahead by threads of its own and handed over in order. After an error it ends.
 ///
-/// Dropping it stops the threads once they are done with the rows they are at.
+/// Dropping it stops the threads once they are done with the rows they are at; a thread that is not done after
+/// some seconds is left behind.
 pub struct Loader {
     prefetch: Prefetch<Feed>,
     position: u64,
     stats: Stats,
+    /// Time in [`wait`](Self::wait) since the last batch.
+    waiting: Duration,
     failed: bool,
 }
 
@@ -98,18 +102,36 @@ impl Loader {
         preprocess: Arc<dyn Preprocess>,
         options: LoaderOptions,
     ) -> Result<Self, Error> {
-        if source.is_empty() {
-            return Err(Error::Empty { source_name: source.describe() });
+        let shuffle = if options.shuffle { Shuffle::WHOLE } else { Shuffle::InOrder };
+        let (name, skip_errors) = (String::new(), options.skip_errors);
+        let stream = Stream { name, source, preprocess, weight: 1.0, shuffle, skip_errors };
+        Loader::of_streams(vec![stream], options)
+    }
+
+    /// As [`new`](Self::new), for streams that are mixed by their weights.
+    ///
+    /// # Errors
+    /// Also when there is no stream, or a weight is not positive.
+    pub fn of_streams(streams: Vec<Stream>, options: LoaderOptions) -> Result<Self, Error> {
+        let weights: Vec<f64> = streams.iter().map(|stream| stream.weight).collect();
+        let mixture = Mixture::new(&weights, mix(options.seed, MIXTURE_SEED)).ok_or_else(|| {
+            let problem = format!("the weights {weights:?} give no mixture: each must be greater than 0");
+            Error::Options { problem }
+        })?;
+        let (mut visited, mut num_rows) = (Vec::with_capacity(streams.len()), 0);
+        for stream in streams {
+            let first_id = num_rows;
+            num_rows += stream.source.len();
+            visited.push(Visited::new(stream, first_id, options.seed)?);
         }
-        check(&options, source.len()).map_err(|problem| Error::Options { problem })?;
+        check(&options, num_rows).map_err(|problem| Error::Options { problem })?;
         let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = if options.threads == 0 { cores() } else { options.threads };
         let (depth, position) = (options.prefetch.max(1), options.start);
-        let order = Order::new(source.len(), mix(options.seed, ORDER_SEED), options.shuffle);
-        let end = options.epochs.map(|epochs| epochs.saturating_mul(source.len() as u64));
-        let prefetch = Prefetch::start(Feed { source, preprocess, order, end, options }, threads, depth)
-            .map_err(Error::Spawn)?;
-        Ok(Loader { prefetch, position, stats: Stats::default(), failed: false })
+        let end = options.epochs.map(|epochs| epochs.saturating_mul(num_rows as u64));
+        let feed = Feed { streams: visited, mixture, end, options };
+        let prefetch = Prefetch::start(feed, threads, depth).map_err(Error::Spawn)?;
+        Ok(Loader { prefetch, position, stats: Stats::default(), waiting: Duration::ZERO, failed: false })
     }
 
     /// Batches from the start position to the end; `None` when there is no end.
@@ -125,6 +147,30 @@ impl Loader {
     pub fn stats(&self) -> Stats {
         self.stats
     }
+
+    /// Waits until [`next`](Iterator::next) would return at once, but no longer than `timeout`. False when it
+    /// would not: a row takes long.
+    pub fn wait(&mut self, timeout: Duration) -> bool {
+        let began = Instant::now();
+        let is_ready = self.failed || self.prefetch.wait(timeout);
+        self.waiting += began.elapsed();
+        is_ready
+    }
+
+    /// The streams, each with how often it was visited before `position` and how many epochs of its source
+    /// that is.
+    pub fn visits(&self, position: u64) -> impl Iterator<Item = (&Stream, u64, f64)> {
+        let feed = self.prefetch.work();
+        feed.streams.iter().enumerate().map(move |(number, visited)| {
+            let visits = feed.mixture.count(number, position);
+            (&visited.stream, visits, visits as f64 / visited.stream.source.len() as f64)
+        })
+    }
+
+    /// Where a row of [`Batch::ids`] is written, for messages.
+    pub fn locate(&self, id: usize) -> String {
+        self.prefetch.work().locate(id)
+    }
 }
 
 impl Iterator for Loader {
@@ -138,7 +184,7 @@ impl Iterator for Loader {
         let result = self.prefetch.next()?;
         let result =
             result.unwrap_or_else(|ThreadsEnded| Err(Error::ThreadsEnded { position: self.position }));
-        self.stats.waited_last = began.elapsed();
+        self.stats.waited_last = began.elapsed() + std::mem::take(&mut self.waiting);
         self.stats.waited += self.stats.waited_last;
         match &result {
             Ok(batch) => {
@@ -149,7 +195,7 @@ impl Iterator for Loader {
             }
             Err(_) => {
                 self.failed = true;
-                self.prefetch.close();
+                self.prefetch.stop();
             }
         }
         Some(result)
@@ -181,19 +227,18 @@ fn check(options: &LoaderOptions, len: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Numbers that keep the uses of one seed apart. Changing them changes every run.
-const ORDER_SEED: u64 = 0;
+/// Numbers that keep the uses of one seed apart, of which 0 is that of orders. Changing them changes every run.
 const PREPROCESS_SEED: u64 = 1;
 const SUBSTITUTE_SEED: u64 = 2;
+const MIXTURE_SEED: u64 = 3;
 
 /// Rows tried for one place before a source is taken to be broken as a whole.
 const MAX_ATTEMPTS: u64 = 32;
 
 /// What the threads share: everything that says which row goes where.
 struct Feed {
-    source: Arc<dyn Source>,
-    preprocess: Arc<dyn Preprocess>,
-    order: Order,
+    streams: Vec<Visited>,
+    mixture: Mixture,
     /// Position after the last row of the last epoch.
     end: Option<u64>,
     options: LoaderOptions,
@@ -229,20 +274,25 @@ impl Work for Feed {
         let after = self.end.map_or(after, |end| after.min(end));
         let with_mask = self.options.remainder == Remainder::Pad;
         let parts = parts.into_iter().collect::<Result<_, _>>()?;
-        stack(parts, after, with_mask, || self.template(), |index| self.source.locate(index))
+        stack(parts, after, with_mask, || self.template(), |id| self.locate(id))
     }
 }
 
 impl Feed {
     /// The row that stands at a position of the run, or what takes its place.
     fn row_for(&self, position: u64) -> Result<Part, Error> {
+        let number = self.mixture.stream(position);
+        let visited = &self.streams[number];
+        let mut visit = visited.visit(self.mixture.count(number, position));
         let seed = mix(mix(self.options.seed, PREPROCESS_SEED), position);
-        let mut index = self.order.row(position);
         let mut num_skipped = 0;
         loop {
-            let error = match self.make(index, mix(seed, num_skipped)) {
-                Ok(processed) => return Ok(Part { row: Some((index, processed)), num_skipped }),
-                Err(error) if !self.options.skip_errors => return Err(error),
+            let error = match make(visited, visit, mix(seed, num_skipped)) {
+                Ok(processed) => {
+                    let row = Some((visited.first_id + visit.index, processed));
+                    return Ok(Part { row, num_skipped });
+                }
+                Err(error) if !visited.stream.skip_errors => return Err(error),
                 Err(error) => error,
             };
             tracing::warn!(error = &error as &dyn std::error::Error, "skipped a row");
@@ -255,28 +305,16 @@ impl Feed {
             }
             // Not the next row: hosts and threads would have to agree on what the others skipped.
             let draw = mix(mix(mix(self.options.seed, SUBSTITUTE_SEED), position), num_skipped);
-            index = (draw % self.source.len() as u64) as usize;
+            visit.index = (draw % visited.stream.source.len() as u64) as usize;
         }
-    }
-
-    /// Reads and preprocesses one row; a panic on the way is an error like others.
-    fn make(&self, index: usize, seed: u64) -> Result<Processed, Error> {
-        let attempt = || {
-            let row = self.source.get(index)?;
-            let failed = |source| Error::Preprocess { row: self.source.locate(index), source };
-            self.preprocess.run(row, seed).map_err(failed)
-        };
-        // Sources and preprocessing are shared and immutable: a panic leaves nothing half done behind.
-        catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|payload| {
-            Err(Error::Panicked { row: self.source.locate(index), message: panic_message(&*payload) })
-        })
     }
 
     /// Some row, for the shapes of a batch that is all padding on this host.
     fn template(&self) -> Result<(usize, Processed), Error> {
+        let visited = &self.streams[0];
         let mut last = None;
-        for index in 0..self.source.len().min(MAX_ATTEMPTS as usize) {
-            match self.make(index, mix(self.options.seed, PREPROCESS_SEED)) {
+        for index in 0..visited.stream.source.len().min(MAX_ATTEMPTS as usize) {
+            match make(visited, Visit { index, epoch: 0 }, mix(self.options.seed, PREPROCESS_SEED)) {
                 Ok(processed) => return Ok((index, processed)),
                 Err(error) => last = Some(error),
             }
@@ -284,6 +322,25 @@ impl Feed {
         let error = last.expect("the source is not empty, so there was an attempt");
         Err(Error::TooManySkipped { attempts: MAX_ATTEMPTS, source: Box::new(error) })
     }
+
+    fn locate(&self, id: usize) -> String {
+        let number = self.streams.partition_point(|visited| visited.first_id <= id) - 1;
+        let visited = &self.streams[number];
+        visited.locate(id - visited.first_id)
+    }
+}
+
+/// Reads and preprocesses one row; a panic on the way is an error like others.
+fn make(visited: &Visited, visit: Visit, seed: u64) -> Result<Processed, Error> {
+    let locate = || visited.locate(visit.index);
+    let attempt = || {
+        let row = visited.read(visit)?;
+        let failed = |source| Error::Preprocess { row: locate(), source };
+        visited.stream.preprocess.run(row, seed).map_err(failed)
+    };
+    // Sources and preprocessing are shared and immutable: a panic leaves nothing half done behind.
+    catch_unwind(AssertUnwindSafe(attempt))
+        .unwrap_or_else(|payload| Err(Error::Panicked { row: locate(), message: panic_message(&*payload) }))
 }
 
 fn panic_message(payload: &(dyn Any + Send)) -> String {

@@ -32,22 +32,27 @@ mod batch;
 mod error;
 pub mod format;
 mod loader;
+mod mixture;
 mod order;
 mod prefetch;
 mod row;
 mod source;
+mod stream;
 pub mod synth;
 
 pub use batch::{Batch, MASK};
 pub use error::Error;
 pub use loader::{Loader, LoaderOptions, Remainder, Stats};
-pub use order::{Order, mix};
+pub use mixture::Mixture;
+pub use order::{Order, Shuffle, mix};
 pub use row::{Row, Value};
 pub use source::{
-    Annotated, Annotations, BLOCKS_AT_HAND, Classes, Coco, DetectOptions, DetectionSource, FeatureType,
-    Frames, FramesOptions, ImageFile, ImageFolder, Jsonl, JsonlOptions, MemorySource, Object, Parquet,
-    ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, Voc, VocOptions, WebDataset, Yolo, roboflow,
+    Annotated, Annotations, BLOCKS_AT_HAND, Cached, Classes, Coco, DetectOptions, DetectionSource,
+    FeatureType, Frames, FramesOptions, HubDataset, ImageFile, ImageFolder, Jsonl, JsonlOptions,
+    MemorySource, Object, Parquet, ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, Voc, VocOptions,
+    WebDataset, Yolo, fingerprint, roboflow,
 };
+pub use stream::{EPOCH, ID, SOURCE, Stream};
 
 use indexmap::IndexMap;
 

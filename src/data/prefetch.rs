@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// Batches numbered from 0, each made of the same number of independent parts.
 pub(super) trait Work: Send + Sync + 'static {
@@ -20,6 +21,9 @@ pub(super) trait Work: Send + Sync + 'static {
     fn part(&self, batch: u64, part: usize) -> Self::Part;
     fn assemble(&self, batch: u64, parts: Vec<Self::Part>) -> Self::Batch;
 }
+
+/// How long [`Prefetch::close`] waits for a thread, which may be stuck in a read that never returns.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Prefetch<W: Work> {
     shared: Arc<Shared<W>>,
@@ -57,7 +61,7 @@ enum Cell<W: Work> {
 
 impl<W: Work> Prefetch<W> {
     pub(super) fn start(work: W, threads: usize, depth: usize) -> io::Result<Self> {
-        let state = State { queue: VecDeque::new(), front: 0, next_part: 0, closed: false, running: threads };
+        let state = State { queue: VecDeque::new(), front: 0, next_part: 0, closed: false, running: 0 };
         let (ready, room) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { work, depth, state: Mutex::new(state), ready, room });
         // Built before the threads, so that a failed start stops those already running.
@@ -65,7 +69,15 @@ impl<W: Work> Prefetch<W> {
         for number in 0..threads {
             let shared = shared.clone();
             let builder = thread::Builder::new().name(format!("loader-{number}"));
-            prefetch.threads.push(builder.spawn(move || run_thread(&shared))?);
+            // Counted before it can count itself out, and not counted when it never was.
+            prefetch.shared.lock().running += 1;
+            match builder.spawn(move || run_thread(&shared)) {
+                Ok(thread) => prefetch.threads.push(thread),
+                Err(error) => {
+                    prefetch.shared.lock().running -= 1;
+                    return Err(error);
+                }
+            }
         }
         Ok(prefetch)
     }
@@ -97,10 +109,49 @@ impl<W: Work> Prefetch<W> {
         }
     }
 
-    /// Lets the threads finish the parts they are at, and waits for them.
-    pub(super) fn close(&mut self) {
+    /// Waits until [`next`](Self::next) would return at once, but no longer than `timeout`; false when it would
+    /// not.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.lock();
+        loop {
+            let is_over = self.shared.work.num_batches().is_some_and(|end| state.front >= end);
+            if is_over || state.running == 0 || matches!(state.queue.front(), Some(Cell::Ready(_))) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.shared.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Lets the threads finish the parts they are at, without waiting for them.
+    pub(super) fn stop(&self) {
         self.shared.lock().closed = true;
         self.shared.room.notify_all();
+    }
+
+    /// Lets the threads finish the parts they are at and waits for them, up to `patience`; those that are not
+    /// done by then are left behind, and end when they are.
+    pub(super) fn close(&mut self, patience: Duration) {
+        self.stop();
+        let deadline = Instant::now() + patience;
+        let mut state = self.shared.lock();
+        while state.running > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let stuck = state.running;
+                tracing::warn!(
+                    "{stuck} loader threads are still reading after {patience:?} and are left behind"
+                );
+                self.threads.clear();
+                return;
+            }
+            state = self.shared.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
         for thread in self.threads.drain(..) {
             // A panic has been printed by the thread and reported as `ThreadsEnded`.
             let _ = thread.join();
@@ -110,7 +161,7 @@ impl<W: Work> Prefetch<W> {
 
 impl<W: Work> Drop for Prefetch<W> {
     fn drop(&mut self) {
-        self.close();
+        self.close(CLOSE_PATIENCE);
     }
 }
 
@@ -249,7 +300,7 @@ mod tests {
     fn closing_an_endless_queue_ends_its_threads() {
         let mut prefetch = Prefetch::start(Counting::default(), 3, 4).unwrap();
         prefetch.next().unwrap().unwrap();
-        prefetch.close();
+        prefetch.close(CLOSE_PATIENCE);
         assert_eq!(prefetch.shared.lock().running, 0);
         assert!(prefetch.work().furthest.load(Ordering::SeqCst) <= 4);
     }
@@ -264,5 +315,42 @@ mod tests {
             assert!(prefetch.next().unwrap().is_err());
             assert!(prefetch.next().unwrap().is_err());
         }
+    }
+
+    /// Parts that come when they are let go, or never.
+    struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Work for Stuck {
+        type Part = ();
+        type Batch = ();
+
+        fn num_batches(&self) -> Option<u64> {
+            None
+        }
+
+        fn num_parts(&self) -> usize {
+            1
+        }
+
+        fn part(&self, _: u64, _: usize) {
+            // An error says that the test is over.
+            let _ = self.0.lock().unwrap().recv();
+        }
+
+        fn assemble(&self, _: u64, _: Vec<()>) {}
+    }
+
+    #[test]
+    fn waiting_has_an_end_and_closing_leaves_a_stuck_thread_behind() {
+        let (go, gone) = std::sync::mpsc::channel();
+        let mut prefetch = Prefetch::start(Stuck(Mutex::new(gone)), 2, 1).unwrap();
+        assert!(!prefetch.wait(Duration::from_millis(20)));
+        go.send(()).unwrap();
+        assert!(prefetch.wait(Duration::from_secs(60)));
+        prefetch.next().unwrap().unwrap();
+        let began = Instant::now();
+        prefetch.close(Duration::from_millis(20));
+        assert!(began.elapsed() < Duration::from_secs(30));
+        drop(go);
     }
 }

@@ -45,9 +45,14 @@ const GEMMA: [Gemma; 5] = {
 };
 
 impl GemmaConfig {
+    /// The names that [`variant`](Self::variant) knows.
+    pub fn variants() -> impl Iterator<Item = &'static str> {
+        GEMMA.iter().map(|gemma| gemma.name)
+    }
+
     /// A published size (`get_config` of `models/ppp/gemma.py`), with its own vocabulary of 256 000.
     pub fn variant(name: &str) -> Result<Self, UnknownVariant> {
-        let known = GEMMA.iter().map(|gemma| gemma.name);
+        let known = GemmaConfig::variants();
         let gemma = GEMMA.iter().find(|gemma| gemma.name == name);
         let gemma = gemma.ok_or_else(|| UnknownVariant::new("llm", name, known))?;
         Ok(GemmaConfig {
@@ -88,6 +93,11 @@ const VIT: [(&str, usize, usize, usize, usize); 13] = [
 ];
 
 impl SiglipConfig {
+    /// The names that [`variant`](Self::variant) knows, without patch sizes.
+    pub fn variants() -> impl Iterator<Item = &'static str> {
+        VIT.iter().map(|(name, ..)| *name)
+    }
+
     /// A published size such as `So400m/14` or `B` (`decode_variant` of `models/vit.py`); without a
     /// patch size it is 16.
     pub fn variant(name: &str) -> Result<Self, UnknownVariant> {
@@ -95,7 +105,7 @@ impl SiglipConfig {
             Some((size, patch)) => (size, patch.parse::<usize>().ok().filter(|&patch| patch > 0)),
             None => (name, Some(16)),
         };
-        let known = VIT.iter().map(|(name, ..)| *name);
+        let known = SiglipConfig::variants();
         let found = VIT.iter().find(|(name, ..)| *name == size).zip(patch);
         let Some((&(_, width, depth, mlp_dim, num_heads), patch)) = found else {
             return Err(UnknownVariant::new("img", name, known));

@@ -2,19 +2,17 @@
 //!
 //! Names are big_vision's flat names (`llm/layers/attn/q_einsum/w`), letter for letter. This module owns
 //! the list of them ([`ParamSpecs`]), the ordered regex lists by which configs speak about them
-//! ([`Patterns`]), flax's initialisers ([`Init`]) and the table that people read ([`overview`]). It knows
-//! nothing of files (see `checkpoint`), of graphs or of what a model computes.
+//! ([`Patterns`]) and flax's initialisers ([`Init`]). It knows nothing of files (see `checkpoint`), of graphs
+//! or of what a model computes.
 
 pub mod init;
 mod nearest;
-mod overview;
 pub mod pattern;
 mod spec;
 
 pub use init::{Distribution, FanMode, Init, VarianceScaling};
 pub(crate) use nearest::hint as nearest_hint;
 pub use nearest::nearest;
-pub use overview::overview;
 pub use pattern::{Assignment, Patterns, Unused};
 pub use spec::{ParamSpec, ParamSpecs};
 

@@ -133,6 +133,11 @@ impl Args {
         SyntaxError { at: self.at, message: format!("{}: {message}", self.name) }
     }
 
+    /// The name of the op.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn expected(&self, name: &str, what: &str) -> SyntaxError {
         self.wrong(name, format!("must be {what}, not {}", self.get(name)))
     }

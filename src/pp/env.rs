@@ -1,4 +1,4 @@
-//! What pp strings refer to outside of themselves: files and tokenizers.
+//! What pp strings refer to outside of themselves: files, tokenizers and mask encoders.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,22 +8,29 @@ use super::args::Signature;
 use super::literal::Literal;
 use super::spec::{SyntaxError, parse_section};
 use crate::tokenizer::Tokenizer;
+use crate::vqvae;
 
-/// Folders to look in, and the tokenizers opened so far. Keep one for all pipelines of a run.
+/// Folders to look in, and what was opened so far. Keep one for all pipelines of a run.
 #[derive(Debug)]
 pub struct Env {
     base: PathBuf,
     tokenizers: Vec<PathBuf>,
     opened: Mutex<HashMap<String, Arc<Tokenizer>>>,
+    encoders: Mutex<HashMap<String, Arc<vqvae::Encoder>>>,
 }
 
 impl Env {
     /// Relative paths in pp strings are looked up in `base`.
     pub fn new(base: impl Into<PathBuf>) -> Self {
-        Env { base: base.into(), tokenizers: Vec::new(), opened: Mutex::default() }
+        Env {
+            base: base.into(),
+            tokenizers: Vec::new(),
+            opened: Mutex::default(),
+            encoders: Mutex::default(),
+        }
     }
 
-    /// Also looks for tokenizer files in `folder`: by the path that the string gives, then by its last part
+    /// Also looks for files in `folder`: by the path that the string gives, then by its last part
     /// alone, so that big_vision's `gs://big_vision/gemma_tokenizer.model` finds a local copy.
     pub fn with_tokenizers(mut self, folder: impl Into<PathBuf>) -> Self {
         self.tokenizers.push(folder.into());
@@ -58,7 +65,7 @@ impl Env {
         };
         let args = Signature::parse(line)?.bind(call)?;
         let (model, sets) = (args.str("model")?, args.strs("tokensets")?);
-        let path = self.find(&model).map_err(|places| args.wrong("model", places))?;
+        let path = self.find(&model).map_err(|missing| args.wrong("model", missing))?;
         let opened = Tokenizer::open(&path).map_err(|error| args.wrong("model", with_sources(&error)))?;
         if matches!(args.get("tokensets"), Literal::Str(_)) {
             return Err(args.wrong("tokensets", "must be a list, such as (\"loc\", \"seg\")"));
@@ -66,22 +73,41 @@ impl Env {
         opened.with_tokensets(&sets).map_err(|error| args.wrong("tokensets", with_sources(&error)))
     }
 
-    /// The file that `model` names, or where it was looked for.
-    fn find(&self, model: &str) -> Result<PathBuf, String> {
-        let name = Path::new(model).file_name().map(PathBuf::from);
-        let paths = [Some(PathBuf::from(model)).filter(|_| !model.contains("://")), name];
-        let folders = || std::iter::once(&self.base).chain(&self.tokenizers);
-        let places: Vec<PathBuf> =
-            paths.iter().flatten().flat_map(|path| folders().map(move |folder| folder.join(path))).collect();
-        places.iter().find(|place| place.exists()).cloned().ok_or_else(|| {
-            let mut folders: Vec<_> = folders().map(|folder| format!("{}", folder.display())).collect();
+    /// The encoder of masks that `model` names, opened at most once; see [`vqvae::find`].
+    ///
+    /// # Errors
+    /// When there is no such file, or it is unusable.
+    pub fn mask_encoder(&self, model: &str) -> Result<Arc<vqvae::Encoder>, vqvae::Error> {
+        let mut encoders = self.encoders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = encoders.get(model) {
+            return Ok(known.clone());
+        }
+        let encoder = Arc::new(vqvae::Encoder::open(&vqvae::find(model, self.folders())?)?);
+        encoders.insert(model.to_owned(), encoder.clone());
+        Ok(encoder)
+    }
+
+    /// Where files are looked for.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.base).chain(&self.tokenizers).map(PathBuf::as_path)
+    }
+
+    /// The file that `name` names, or where it was looked for.
+    pub(super) fn find(&self, name: &str) -> Result<PathBuf, String> {
+        let last = Path::new(name).file_name().map(PathBuf::from);
+        let paths = [Some(PathBuf::from(name)).filter(|_| !name.contains("://")), last];
+        let paths: Vec<&PathBuf> = paths.iter().flatten().collect();
+        let mut places = paths.iter().flat_map(|path| self.folders().map(move |folder| folder.join(path)));
+        places.find(|place| place.exists()).ok_or_else(|| {
+            let mut folders: Vec<_> = self.folders().map(|folder| folder.display().to_string()).collect();
             folders.dedup();
-            format!("names file \"{model}\", which is not in {}", folders.join(" or "))
+            format!("names file \"{name}\", which is not in {}", folders.join(" or "))
         })
     }
 }
 
-fn with_sources(error: &dyn std::error::Error) -> String {
+/// An error and its causes, as the end of a sentence about what could not be opened.
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -21,8 +21,10 @@ mod args;
 mod env;
 mod format;
 mod image;
+mod jpeg;
 mod literal;
 mod nearest;
+mod ops_files;
 mod ops_general;
 mod ops_image;
 mod ops_random;
@@ -34,10 +36,11 @@ mod registry;
 pub mod resize;
 pub mod spec;
 mod value;
+mod wide;
 
 pub use args::{Param, Signature};
 pub use env::Env;
-pub use image::decode;
+pub use image::{DecodeOptions, decode};
 pub use literal::Literal;
 pub use pipeline::Pipeline;
 pub use registry::{OpInfo, ops};
@@ -94,7 +97,9 @@ fn excerpt(pp: &str, at: usize) -> String {
     let after: Vec<char> = pp[at..line_end].chars().collect();
     let cut = before.len().saturating_sub(BEFORE);
     let (left, right) = (if cut > 0 { "…" } else { "" }, if after.len() > AFTER { "…" } else { "" });
-    let shown: String = before[cut..].iter().chain(after.iter().take(AFTER)).collect();
+    // A tab would move the text away from the caret.
+    let plain = |c: &char| if c.is_control() { ' ' } else { *c };
+    let shown: String = before[cut..].iter().chain(after.iter().take(AFTER)).map(plain).collect();
     let caret = " ".repeat(left.chars().count() + before.len() - cut);
     format!("  {left}{shown}{right}\n  {caret}^")
 }
@@ -146,6 +151,26 @@ mod tests {
         tok: `model` is no tokenizer: gemma: `model` names file "nope.model", which is not in .
           tok(key='x', model='gemma(model="nope.model")')
                        ^
+        "##);
+        insta::assert_snapshot!(show("decode|resize(\n\t224,\n\tantialas=True)|keep('image')"), @r##"
+        resize: has no argument `antialas`, did you mean `antialias`?
+           antialas=True)|keep('image')
+           ^
+        "##);
+        insta::assert_snapshot!(show("lookup('classes.txt', key='label')"), @r##"
+        lookup: `mapping` names file "classes.txt", which is not in .
+          lookup('classes.txt', key='label')
+                 ^
+        "##);
+        insta::assert_snapshot!(show("clip_i1k_label_names"), @r##"
+        clip_i1k_label_names: names file "clip_i1k_label_names.txt", which is not in .; write the names that big_vision has as CLIP_IMAGENET_CLASS_NAMES in datasets/imagenet/class_names.py into it, one per line
+          clip_i1k_label_names
+          ^
+        "##);
+        insta::assert_snapshot!(show("decode|refcoco_mask2str"), @r##"
+        refcoco_mask2str: `model` is unusable: there is no "vae-oid.npz" in .; download it from https://storage.googleapis.com/big_vision/paligemma/vae-oid.npz, or name its place in the environment variable PALIGEMMA_VAE_OID
+          decode|refcoco_mask2str
+                 ^
         "##);
         insta::assert_snapshot!(show("tolen(4, pad_value=0)"), @r##"
         tolen: needs `key`, or `inkey` and `outkey`

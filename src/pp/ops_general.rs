@@ -40,6 +40,17 @@ pub(super) const OPS: &[Op] = &[
         "pad every dimension to an extent (None: leave it), before, after or on both sides",
         pad_to_shape,
     ),
+    map(
+        "rag_tensor()",
+        IMAGE,
+        "make an array or strings the one row of a ragged batch: add a first dimension of extent 1",
+        |_, _| {
+            Ok(Box::new(|value, _| match value.dims() {
+                dims if dims.is_empty() => Err(Problem::expected("at least one dimension", &value)),
+                dims => value.reshaped([&[1], &dims[..]].concat()),
+            }))
+        },
+    ),
     map("majority()", IMAGE, "the most frequent of a vector's values, the first of equals", |_, _| {
         Ok(Box::new(|value, _| majority(&value)))
     }),

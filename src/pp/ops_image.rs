@@ -2,7 +2,7 @@
 //! `pp/proj/paligemma/widgetcap.py`).
 
 use super::args::Args;
-use super::image::{decode, is_jpeg_or_png};
+use super::image::{DecodeOptions, decode, is_jpeg_or_png};
 use super::ops_general::to_f32;
 use super::registry::{IMAGE, Map, Op, Run, map, run};
 use super::resize::{Method, resize, resize_as_is};
@@ -13,10 +13,11 @@ use crate::array::{DType, HostArray, Shape};
 
 pub(super) const OPS: &[Op] = &[
     map(
-        "decode(channels=3, precise=False)",
+        "decode(channels=3, precise=False, exif=False)",
         IMAGE,
-        "decode an image file to u8[height, width, channels]. JPEG files are decoded with an accurate IDCT \
-         also without precise, where the reference uses a faster one that is up to 11 levels off",
+        "decode an image file to u8[height, width, channels]. JPEG files are decoded with the reference's fast \
+         inverse DCT, or with precise as most other programs do, which differs by up to 11 levels; exif turns the \
+         image as its Exif block says, which the reference ignores",
         decode_op,
     ),
     map(
@@ -113,7 +114,7 @@ pub(super) fn method(args: &Args) -> Result<(Method, bool), SyntaxError> {
 }
 
 fn decode_op(args: &Args, _: &Env) -> Result<Map, SyntaxError> {
-    let (channels, precise) = (args.usize("channels")?, args.bool("precise")?);
+    let (channels, precise, exif) = (args.usize("channels")?, args.bool("precise")?, args.bool("exif")?);
     if ![0, 1, 3, 4].contains(&channels) {
         return Err(args.wrong("channels", "must be 0, 1, 3 or 4"));
     }
@@ -124,7 +125,7 @@ fn decode_op(args: &Args, _: &Env) -> Result<Map, SyntaxError> {
         if precise && !is_jpeg_or_png(encoded) {
             return Err(Problem::Image("precise=True reads JPEG and PNG files only".to_owned()));
         }
-        Ok(Value::Array(decode(encoded, channels)?))
+        Ok(Value::Array(decode(encoded, &DecodeOptions { channels, accurate: precise, exif })?))
     }))
 }
 

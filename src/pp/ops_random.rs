@@ -1,20 +1,21 @@
-//! Ops that draw random numbers (from big_vision's `pp/ops_general.py`, `pp/ops_image.py` and
-//! `pp/proj/paligemma/sciqa_ops.py`). Their results have the reference's distribution, not its numbers.
+//! Ops that draw random numbers (from big_vision's `pp/ops_general.py`, `pp/ops_image.py`,
+//! `pp/proj/paligemma/sciqa_ops.py` and `pp/proj/paligemma/robustness.py`). Their results have the reference's distribution, not its numbers.
 
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::args::Args;
-use super::image::decode;
+use super::image::{DecodeOptions, decode};
+use super::jpeg::{Idct, Pixels, degrade};
 use super::literal::Literal;
 use super::ops_image::{crop, image, method};
 use super::registry::{IMAGE, Map, Op, Run, map, run};
-use super::resize::resize_as_is;
+use super::resize::{Method, resize_as_is};
 use super::spec::SyntaxError;
 use super::value::Value;
 use super::{Env, Example, Problem};
-use crate::array::HostArray;
+use crate::array::{DType, HostArray};
 
 pub(super) const OPS: &[Op] = &[
     run(
@@ -37,6 +38,19 @@ pub(super) const OPS: &[Op] = &[
     map("flip_lr()", IMAGE, "mirror every other image", |_, _| {
         Ok(Box::new(|value, rng| if rng.random_bool(0.5) { mirror(&value) } else { Ok(value) }))
     }),
+    map(
+        "resize_r(size)",
+        IMAGE,
+        "resize to a size or (height, width) by a random one of five methods, with or without antialias",
+        resize_r,
+    ),
+    map(
+        "random_jpeg(p)",
+        IMAGE,
+        "with probability p, write a u8 image as a JPEG file of a quality of 75 to 95 and read it again, with either \
+         inverse DCT",
+        random_jpeg,
+    ),
     map("random_crop(crop_size)", IMAGE, "cut a size or (height, width) out of a random place", random_crop),
     map(
         "inception_crop(size=None, area_min=5, area_max=100, method='bilinear', antialias=False)",
@@ -56,7 +70,7 @@ pub(super) const OPS: &[Op] = &[
             let crop =
                 inception_crop(args, [args.float("ratio_min")? as f32, args.float("ratio_max")? as f32])?;
             Ok(Box::new(move |value, rng| match &value {
-                Value::Bytes(encoded) => crop(&decode(encoded, 3)?, rng),
+                Value::Bytes(encoded) => crop(&decode(encoded, &DecodeOptions::default())?, rng),
                 other => Err(Problem::expected("the bytes of an image file", other)),
             }))
         },
@@ -232,6 +246,39 @@ fn mirror(value: &Value) -> Result<Value, Problem> {
     let rows = array.bytes().chunks_exact((width * pixel).max(1));
     let bytes: Vec<u8> = rows.flat_map(|row| row.rchunks_exact(pixel)).flatten().copied().collect();
     Ok(Value::Array(HostArray::from_bytes(array.shape().clone(), &bytes)?))
+}
+
+fn resize_r(args: &Args, _: &Env) -> Result<Map, SyntaxError> {
+    let size = args.size("size")?;
+    const METHODS: [Method; 5] =
+        [Method::Bilinear, Method::Bicubic, Method::Lanczos3, Method::Area, Method::MitchellCubic];
+    Ok(Box::new(move |value, rng| {
+        let method = METHODS[rng.random_range(0..METHODS.len() as u64) as usize];
+        let antialias = rng.random_bool(0.5);
+        Ok(Value::Array(resize_as_is(image(&value)?.0, size, method, antialias)?))
+    }))
+}
+
+fn random_jpeg(args: &Args, _: &Env) -> Result<Map, SyntaxError> {
+    let p = args.float("p")?;
+    if !(0.0..=1.0).contains(&p) {
+        return Err(args.wrong("p", "must be a probability, between 0 and 1"));
+    }
+    Ok(Box::new(move |value, rng| {
+        if !rng.random_bool(p) {
+            return Ok(value);
+        }
+        let idct = if rng.random_bool(0.5) { Idct::Fast } else { Idct::Accurate };
+        let quality = rng.random_range(75..=95u32);
+        let (array, [height, width, channels]) = image(&value)?;
+        if array.dtype() != DType::U8 {
+            return Err(Problem::expected("a u8 image, as `decode` makes it", &value));
+        }
+        let pixels = Pixels { height, width, channels, samples: array.bytes().to_vec() };
+        let degraded =
+            degrade(&pixels, quality, idct).map_err(|error| Problem::invalid(error.to_string()))?;
+        Ok(Value::Array(HostArray::new(array.dims(), &degraded.samples)?))
+    }))
 }
 
 fn random_crop(args: &Args, _: &Env) -> Result<Map, SyntaxError> {

@@ -3,7 +3,7 @@
 use rand::RngExt;
 
 use super::args::Args;
-use super::image::decode;
+use super::image::{DecodeOptions, decode};
 use super::ops_general::constant;
 use super::registry::{IMAGE, Map, Op, Run, map, run};
 use super::resize::{Method, resize};
@@ -50,7 +50,8 @@ fn video_decode(args: &Args, _: &Env) -> Result<Run, SyntaxError> {
         let mut video: Vec<f32> = Vec::with_capacity(frames.len() * res * res * 3);
         for frame in frames {
             let Value::Bytes(encoded) = frame else { return Err(Problem::expected("encoded frames", frame)) };
-            let frame = resize(&decode(encoded, 3)?, [res, res], Method::Bilinear, false)?;
+            let frame =
+                resize(&decode(encoded, &DecodeOptions::default())?, [res, res], Method::Bilinear, false)?;
             video.extend(frame.values::<f32>()?.iter().map(|&level| 2.0 * (level / 255.0) - 1.0));
         }
         let video = HostArray::new([frames.len(), res, res, 3], &video)?;

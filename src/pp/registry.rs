@@ -77,6 +77,7 @@ static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         super::ops_image::OPS,
         super::ops_random::OPS,
         super::ops_video::OPS,
+        super::ops_files::OPS,
     ];
     let mut rows: Vec<Row> = tables.into_iter().flatten().map(row).collect();
     rows.sort_by(|a, b| a.info.signature.name.cmp(&b.info.signature.name));

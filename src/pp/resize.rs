@@ -11,6 +11,7 @@ use std::str::FromStr;
 use super::Problem;
 use super::ops_general::to_f32;
 use super::value::num_elements;
+use super::wide::wide;
 use crate::array::{DType, HostArray, Shape};
 
 /// How pixels are combined; TensorFlow's names.
@@ -74,21 +75,19 @@ pub fn resize(
     if method == Method::Nearest {
         return nearest(image, [height, width], size);
     }
-    let source = Source { pixels: to_f32(image), width, channels };
     let mut out = HostArray::zeros(Shape::new(DType::F32, [size[0], size[1], channels]));
     let pixels = out.values_mut::<f32>()?;
-    match (method, kernel(method)) {
-        (Method::Bilinear, _) if !antialias => bilinear(&source, height, size, pixels),
-        (Method::Bicubic, _) if !antialias => {
-            let [rows, columns] = [cubic_taps(height, size[0]), cubic_taps(width, size[1])];
-            rows_then_columns(&source, &rows, &columns, pixels);
+    match (image.values::<u8>(), image.values::<f32>()) {
+        (Ok(values), _) => {
+            Source { pixels: values, height, width, channels }.resize(size, method, antialias, pixels)
         }
-        (_, Some(kernel)) => {
-            let rows = kernel_taps(height, size[0], kernel, antialias);
-            let columns = kernel_taps(width, size[1], kernel, antialias);
-            rows_then_columns(&source, &rows, &columns, pixels);
+        (_, Ok(values)) => {
+            Source { pixels: values, height, width, channels }.resize(size, method, antialias, pixels)
         }
-        (_, None) => area(&source, height, size, pixels),
+        _ => {
+            Source { pixels: &to_f32(image), height, width, channels }
+                .resize(size, method, antialias, pixels);
+        }
     }
     Ok(out)
 }
@@ -113,16 +112,54 @@ pub fn resize_as_is(
     }
 }
 
-struct Source {
-    pixels: Vec<f32>,
+/// A number of an image. Levels become `f32` where they are used, row by row: a whole image of them would not stay in
+/// the cache.
+trait Sample: Copy {
+    fn to_f32(self) -> f32;
+}
+
+impl Sample for u8 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+impl Sample for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+struct Source<'a, T> {
+    pixels: &'a [T],
+    height: usize,
     width: usize,
     channels: usize,
 }
 
-impl Source {
-    fn row(&self, y: usize) -> &[f32] {
+impl<'a, T: Sample> Source<'a, T> {
+    fn row(&self, y: usize) -> &'a [T] {
         let len = self.width * self.channels;
         &self.pixels[y * len..(y + 1) * len]
+    }
+
+    fn resize(&self, size: [usize; 2], method: Method, antialias: bool, out: &mut [f32]) {
+        let (height, width) = (self.height, self.width);
+        match (method, kernel(method)) {
+            (Method::Bilinear, _) if !antialias => bilinear(self, size, out),
+            (Method::Bicubic, _) if !antialias => {
+                let [rows, columns] = [cubic_taps(height, size[0]), cubic_taps(width, size[1])];
+                rows_then_columns(self, &rows, &columns, out);
+            }
+            (_, Some(kernel)) => {
+                let rows = kernel_taps(height, size[0], kernel, antialias);
+                let columns = kernel_taps(width, size[1], kernel, antialias);
+                rows_then_columns(self, &rows, &columns, out);
+            }
+            (_, None) => area(self, size, out),
+        }
     }
 }
 
@@ -154,46 +191,86 @@ impl Taps {
     }
 }
 
-fn rows_then_columns(source: &Source, rows: &Taps, columns: &Taps, out: &mut [f32]) {
-    let mut row = vec![0.0f32; source.width * source.channels];
+fn rows_then_columns<T: Sample>(source: &Source<T>, rows: &Taps, columns: &Taps, out: &mut [f32]) {
+    // One number more than a row has: pixels of three are read in fours.
+    let mut row = vec![0.0f32; source.width * source.channels + 1];
     for (y, out) in out.chunks_exact_mut(columns.len() * source.channels).enumerate() {
         let (start, weights) = rows.at(y);
         row.fill(0.0);
-        for (k, &weight) in weights.iter().enumerate() {
-            row.iter_mut().zip(source.row(start + k)).for_each(|(sum, &pixel)| *sum += pixel * weight);
+        let (fours, rest) = weights.as_chunks::<4>();
+        for (k, &weights) in fours.iter().enumerate() {
+            let first = start + 4 * k;
+            add_four_rows([0, 1, 2, 3].map(|i| source.row(first + i)), weights, &mut row);
+        }
+        for (y, &weight) in (start + 4 * fours.len()..).zip(rest) {
+            add_row(source.row(y), weight, &mut row);
         }
         weigh_columns(&row, columns, source.channels, out);
     }
 }
 
-fn weigh_columns(row: &[f32], columns: &Taps, channels: usize, out: &mut [f32]) {
+wide! {
+    fn add_row<T: Sample>(pixels: &[T], weight: f32, sums: &mut [f32]) {
+        for (sum, pixel) in sums.iter_mut().zip(pixels) {
+            *sum += pixel.to_f32() * weight;
+        }
+    }
+}
+
+wide! {
+    /// One after the other: the order of sums is TensorFlow's.
+    fn add_four_rows<T: Sample>(rows: [&[T]; 4], weights: [f32; 4], sums: &mut [f32]) {
+        let [a, b, c, d] = rows;
+        for ((((sum, a), b), c), d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            let [a, b, c, d] = [a.to_f32(), b.to_f32(), c.to_f32(), d.to_f32()];
+            *sum = *sum + a * weights[0] + b * weights[1] + c * weights[2] + d * weights[3];
+        }
+    }
+}
+
+fn weigh_columns<T: Sample>(row: &[T], columns: &Taps, channels: usize, out: &mut [f32]) {
     match channels {
-        1 => weigh_pixels::<1>(row, columns, out),
-        3 => weigh_pixels::<3>(row, columns, out),
-        4 => weigh_pixels::<4>(row, columns, out),
+        1 => weigh_grays(row, columns, out),
+        3 => weigh_colours(row, columns, out),
         _ => {
             for (x, out) in out.chunks_exact_mut(channels).enumerate() {
                 let (start, weights) = columns.at(x);
                 out.fill(0.0);
                 for (pixel, &weight) in row[start * channels..].chunks_exact(channels).zip(weights) {
-                    out.iter_mut().zip(pixel).for_each(|(sum, &pixel)| *sum += pixel * weight);
+                    out.iter_mut().zip(pixel).for_each(|(sum, pixel)| *sum += pixel.to_f32() * weight);
                 }
             }
         }
     }
 }
 
-fn weigh_pixels<const CHANNELS: usize>(row: &[f32], columns: &Taps, out: &mut [f32]) {
-    let (pixels, _) = row.as_chunks::<CHANNELS>();
-    for (x, out) in out.as_chunks_mut::<CHANNELS>().0.iter_mut().enumerate() {
-        let (start, weights) = columns.at(x);
-        let mut sums = [0.0f32; CHANNELS];
-        for (pixel, &weight) in pixels[start..].iter().zip(weights) {
-            for (sum, &pixel) in sums.iter_mut().zip(pixel) {
-                *sum += pixel * weight;
-            }
+wide! {
+    fn weigh_grays<T: Sample>(row: &[T], columns: &Taps, out: &mut [f32]) {
+        for (x, out) in out.iter_mut().enumerate() {
+            let (start, weights) = columns.at(x);
+            *out = row[start..].iter().zip(weights).fold(0.0, |sum, (pixel, weight)| sum + pixel.to_f32() * weight);
         }
-        *out = sums;
+    }
+}
+
+wide! {
+    /// Three channels at a time, and a fourth number that is thrown away. The last pixels of `row` may lack it.
+    fn weigh_colours<T: Sample>(row: &[T], columns: &Taps, out: &mut [f32]) {
+        for (x, out) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            let (start, weights) = columns.at(x);
+            let pixels = &row[3 * start..];
+            let mut sums = [0.0f32; 4];
+            for (k, &weight) in weights.iter().enumerate() {
+                let pixel = match pixels.get(3 * k..3 * k + 4) {
+                    Some(&[r, g, b, next]) => [r, g, b, next],
+                    _ => [pixels[3 * k], pixels[3 * k + 1], pixels[3 * k + 2], pixels[3 * k]],
+                };
+                for (sum, pixel) in sums.iter_mut().zip(pixel) {
+                    *sum += pixel.to_f32() * weight;
+                }
+            }
+            out.copy_from_slice(&sums[..3]);
+        }
     }
 }
 
@@ -295,14 +372,15 @@ fn lerps(input: usize, output: usize) -> Vec<(usize, usize, f32)> {
     (0..output).map(lerp).collect()
 }
 
-fn bilinear(source: &Source, height: usize, size: [usize; 2], out: &mut [f32]) {
-    let (rows, columns) = (lerps(height, size[0]), lerps(source.width, size[1]));
+fn bilinear<T: Sample>(source: &Source<T>, size: [usize; 2], out: &mut [f32]) {
+    let (rows, columns) = (lerps(source.height, size[0]), lerps(source.width, size[1]));
     let channels = source.channels;
     let across = |y: usize, out: &mut [f32]| {
         let row = source.row(y);
         for (out, &(left, right, lerp)) in out.chunks_exact_mut(channels).zip(&columns) {
             let (left, right) = (&row[left * channels..][..channels], &row[right * channels..][..channels]);
-            for ((out, &left), &right) in out.iter_mut().zip(left).zip(right) {
+            for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
+                let (left, right) = (left.to_f32(), right.to_f32());
                 *out = left + (right - left) * lerp;
             }
         }
@@ -355,10 +433,10 @@ fn area_taps(input: usize, output: usize) -> Taps {
     taps
 }
 
-fn area(source: &Source, height: usize, size: [usize; 2], out: &mut [f32]) {
-    let (rows, columns) = (area_taps(height, size[0]), area_taps(source.width, size[1]));
+fn area<T: Sample>(source: &Source<T>, size: [usize; 2], out: &mut [f32]) {
+    let (rows, columns) = (area_taps(source.height, size[0]), area_taps(source.width, size[1]));
     let scale = |input: usize, output: usize| input as f32 / output as f32;
-    let normalize = 1.0 / (scale(height, size[0]) * scale(source.width, size[1]));
+    let normalize = 1.0 / (scale(source.height, size[0]) * scale(source.width, size[1]));
     let len = size[1] * source.channels;
     let mut sums = vec![0.0; len];
     let mut known = (usize::MAX, vec![0.0; len]);

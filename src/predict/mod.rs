@@ -7,6 +7,7 @@
 mod input;
 mod model;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::array::{self, HostArray};
@@ -18,7 +19,7 @@ use crate::{checkpoint, params, pp, setup};
 
 use input::stack;
 pub use input::{MIN_PROMPT_STEP, Preprocessing};
-pub use model::{LoadedModel, find_config};
+pub use model::{LoadedModel, config_for, find_config};
 
 /// A model that cannot be loaded, or a question that cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,8 @@ pub enum Error {
     Decode(#[from] decode::Error),
     #[error(transparent)]
     Array(#[from] array::Error),
+    #[error("there is no config.yaml beside {}, and {problem}; --config names the config of its model", checkpoint.display())]
+    NoConfig { checkpoint: PathBuf, problem: String },
     #[error("{question} cannot be preprocessed")]
     Preprocess { question: String, source: pp::Error },
     #[error("preprocessing of {question} expects to leave {key} as {expected}, got {got}")]

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::logging::{LogFormat, json_line};
@@ -118,18 +118,29 @@ impl Console {
     /// Starts a progress bar from `first_step` (where a resumed run stands) to `total_steps`.
     pub fn progress(&self, what: impl Into<String>, first_step: u64, total_steps: u64) -> Progress {
         let what = what.into();
-        let bar = self.shared.has_bars.then(|| {
-            let style = ProgressStyle::with_template("{prefix} {wide_bar:.cyan/dim} {msg}")
-                .expect("the template is a constant that the tests draw")
-                .progress_chars("━╸─");
-            let bar = self.shared.bars.add(ProgressBar::new(total_steps).with_style(style));
+        let bar = self.add_bar(total_steps, "{prefix} {wide_bar:.cyan/dim} {msg}", ProgressFinish::default());
+        if let Some(bar) = &bar {
             bar.set_prefix(what.clone());
             bar.set_message(format!("{first_step}/{total_steps}"));
             bar.set_position(first_step);
-            bar
-        });
+        }
         let pace = Mutex::new(Pace::default());
         Progress { console: self.clone(), what, total_steps, bar, pace }
+    }
+
+    /// A bar below the lines, where there are bars.
+    pub(super) fn add_bar(
+        &self,
+        len: u64,
+        template: &'static str,
+        finish: ProgressFinish,
+    ) -> Option<ProgressBar> {
+        self.shared.has_bars.then(|| {
+            let style = ProgressStyle::with_template(template)
+                .expect("the template is a constant that the tests draw")
+                .progress_chars("━╸─");
+            self.shared.bars.add(ProgressBar::new(len).with_style(style).with_finish(finish))
+        })
     }
 
     /// Writes bytes as they are, with the bars out of the way. Errors are dropped: there is nowhere left to

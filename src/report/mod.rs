@@ -12,11 +12,16 @@ pub mod draw;
 pub mod events;
 pub mod logging;
 pub mod metrics;
+pub mod overview;
 pub mod page;
 pub mod palette;
 pub mod preview;
+pub mod table;
 mod text;
+mod transfer;
 pub mod units;
+
+pub use transfer::Transfer;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

@@ -90,6 +90,26 @@ fn donation_survives_serialization() {
     assert_eq!(result.download().unwrap().values::<f32>().unwrap()[1023], 2.0);
 }
 
+/// What lets a checkpoint be copied while the next step runs.
+#[test]
+fn a_copy_that_was_started_before_a_donation_has_what_was_there_before() {
+    const LEN: usize = 4 << 20;
+    let client = cpu_client();
+    let step = compile(&client, &STEP.replace("1024", &LEN.to_string()));
+    let one = upload(&client, &HostArray::new([LEN], &vec![1f32; LEN]).unwrap());
+    let mut x = upload(&client, &HostArray::zeros(Shape::new(DType::F32, [LEN])));
+    let mut copies = Vec::new();
+    for _ in 0..12 {
+        copies.push(x.start_download().unwrap());
+        x = step.execute(vec![Arg::Donate(x), Arg::Keep(&one)]).unwrap().remove(0);
+    }
+    for (i, copy) in copies.into_iter().enumerate() {
+        let copy = std::thread::spawn(|| copy.wait()).join().unwrap().unwrap();
+        assert!(copy.values::<f32>().unwrap().iter().all(|&value| value == i as f32), "copy {i}");
+    }
+    assert_eq!(x.download().unwrap().values::<f32>().unwrap()[LEN - 1], 12.0);
+}
+
 #[test]
 fn uploads_keep_their_memory_and_downloads_wait_when_dropped() {
     let client = cpu_client();

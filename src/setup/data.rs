@@ -5,9 +5,9 @@ use super::Error;
 use crate::array::{DType, HostArray, Shape};
 use crate::config::{self, ClassChoice, FilePath, Loaded};
 use crate::data::{
-    Annotations, Classes, Coco, DetectOptions, DetectionSource, Frames, FramesOptions, ImageFolder, Jsonl,
-    JsonlOptions, Preprocess, PreprocessError, Processed, Row, Source, Value, Voc, VocOptions, Yolo,
-    roboflow,
+    Annotations, Classes, Coco, DetectOptions, DetectionSource, FeatureType, Frames, FramesOptions,
+    HubDataset, ImageFolder, Jsonl, JsonlOptions, Parquet, ParquetOptions, Preprocess, PreprocessError,
+    Processed, Row, Source, TfRecord, Tfds, TfdsOptions, Value, Voc, VocOptions, WebDataset, Yolo, roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
 use crate::tokenizer::Tokenizer;
@@ -20,6 +20,35 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             let fopen_keys = jsonl.fopen_keys.0.iter().map(folder).collect();
             let options = JsonlOptions { fopen_keys, start: jsonl.start, stop: jsonl.stop };
             Arc::new(Jsonl::open(jsonl.fname.as_path(), options)?)
+        }
+        config::Source::TfRecord(tfrecord) => {
+            let feature = |(name, kind): &(String, config::FeatureKind)| (name.clone(), feature_type(*kind));
+            let features = tfrecord.features.0.iter().map(feature).collect();
+            Arc::new(TfRecord::open(&tfrecord.path.0, features)?)
+        }
+        config::Source::Tfds(tfds) => Arc::new(Tfds::open(TfdsOptions {
+            name: tfds.dataset.clone(),
+            data_dir: tfds.data_dir.as_ref().map(|folder| folder.as_path().to_owned()),
+            split: tfds.split.clone(),
+            label_names: tfds.label_names,
+        })?),
+        config::Source::Parquet(parquet) => {
+            let options = ParquetOptions {
+                split: parquet.split.clone(),
+                columns: parquet.columns.clone(),
+                label_names: parquet.label_names,
+            };
+            let files = match &parquet.repo {
+                None => parquet.path.0.clone(),
+                Some(repo) => {
+                    HubDataset::new(repo, &parquet.revision).download(&parquet.files, &[".parquet"])?
+                }
+            };
+            Arc::new(Parquet::open(&files, &options)?)
+        }
+        config::Source::WebDataset(webdataset) => {
+            let rename = webdataset.rename.0.iter().cloned().collect();
+            Arc::new(WebDataset::open(&webdataset.path.0, &rename)?)
         }
         config::Source::ImageFolder(folder) => Arc::new(ImageFolder::open(folder.path.as_path())?),
         config::Source::Coco(coco) => {
@@ -45,6 +74,20 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             Arc::new(Frames::open(frames.fname.as_path(), options)?)
         }
     })
+}
+
+fn feature_type(kind: config::FeatureKind) -> FeatureType {
+    use config::FeatureKind;
+    match kind {
+        FeatureKind::Bytes => FeatureType::Bytes,
+        FeatureKind::Str => FeatureType::Str,
+        FeatureKind::Int => FeatureType::Int,
+        FeatureKind::Float => FeatureType::Float,
+        FeatureKind::BytesList => FeatureType::BytesList,
+        FeatureKind::StrList => FeatureType::StrList,
+        FeatureKind::IntList => FeatureType::IntList,
+        FeatureKind::FloatList => FeatureType::FloatList,
+    }
 }
 
 /// A set with boxes as rows.
@@ -92,6 +135,8 @@ pub struct PpPreprocess {
     pipeline: Pipeline,
     /// Arrays that the model takes; `None` keeps all.
     keep: Option<&'static [&'static str]>,
+    /// Keys that must be there, and beside which nothing is kept.
+    keep_only: Option<Vec<String>>,
     vocab_size: usize,
 }
 
@@ -107,7 +152,17 @@ impl PpPreprocess {
         vocab_size: usize,
     ) -> Result<Self, Error> {
         let pipeline = Pipeline::parse(pp, env).map_err(|error| loaded.error_at(key, error.to_string()))?;
-        Ok(PpPreprocess { pipeline, keep, vocab_size })
+        Ok(PpPreprocess { pipeline, keep, keep_only: None, vocab_size })
+    }
+
+    /// Keeps nothing but these keys of a result, which must all be there; `None` keeps all.
+    pub fn keep_only(mut self, keys: Option<&[String]>) -> Self {
+        self.keep_only = keys.map(<[String]>::to_vec);
+        self
+    }
+
+    fn is_kept(&self, key: &str) -> bool {
+        self.keep_only.as_ref().is_none_or(|kept| kept.iter().any(|kept| kept == key))
     }
 
     fn check_tokens(&self, text: &HostArray) -> Result<(), PreprocessError> {
@@ -127,8 +182,13 @@ impl Preprocess for PpPreprocess {
     fn run(&self, row: Row, seed: u64) -> Result<Processed, PreprocessError> {
         let example = example_of(row);
         let result = self.pipeline.run(example, seed)?;
+        let mut wanted = self.keep_only.iter().flatten();
+        if let Some(missing) = wanted.find(|key| result.get(key).is_none()) {
+            let got: Vec<&str> = result.iter().map(|(key, _)| key).collect();
+            return Err(format!("keep_only names \"{missing}\", pp leaves only: {}", got.join(", ")).into());
+        }
         let mut processed = Processed::default();
-        for (key, value) in result.iter() {
+        for (key, value) in result.iter().filter(|(key, _)| self.is_kept(key)) {
             match value {
                 crate::pp::Value::Array(array) if self.keep.is_none_or(|keep| keep.contains(&key)) => {
                     if key == "text" {

@@ -1,8 +1,11 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
 use rayon::prelude::*;
 
 use super::Error;
 use crate::array::{DType, HostArray};
-use crate::checkpoint;
+use crate::checkpoint::{self, BaseFile, Fitted, Reader};
 use crate::config::{self, Loaded};
 use crate::graph::RematPolicy;
 use crate::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
@@ -177,23 +180,141 @@ pub fn param_dtypes(
     Ok(ParamSpecs::new(specs.iter().map(kept).collect::<Vec<_>>())?)
 }
 
+/// The checkpoints that [`initial_params`] reads, for a training checkpoint to refer to.
+///
+/// # Errors
+/// When one is named that is not known, or a workdir among them holds no checkpoint.
+pub fn init_files(loaded: &Loaded) -> Result<Vec<BaseFile>, Error> {
+    let files = match &loaded.config.model_init {
+        None => vec![],
+        Some(config::ModelInit::Whole(path)) => vec![(None, path)],
+        Some(config::ModelInit::Towers { img, llm }) => {
+            let towers = [("img", img), ("llm", llm)];
+            towers.into_iter().filter_map(|(tower, path)| Some((Some(tower), path.as_ref()?))).collect()
+        }
+    };
+    let file = |(tower, path): (Option<&str>, &String)| {
+        let path = checkpoint::locate(published(loaded, path)?)?;
+        Ok(BaseFile { path, tower: tower.map(str::to_owned) })
+    };
+    files.into_iter().map(file).collect()
+}
+
 /// The first values of all parameters, in the order and types of `specs`: from `model_init`, or drawn.
+///
+/// As in big_vision, each tower may come from a checkpoint of its own, and a tower without one is drawn. Position
+/// embeddings of another resolution are interpolated, and a vocabulary may grow; see [`checkpoint::fit`].
+///
+/// # Errors
+/// When a checkpoint cannot be read or does not fit: then with all names that do not.
 pub fn initial_params(loaded: &Loaded, specs: &ParamSpecs) -> Result<Vec<HostArray>, Error> {
     let config = &loaded.config;
+    let load = [("img", &config.model_load.img_load_kw), ("llm", &config.model_load.llm_load_kw)];
+    let mut found = HashMap::new();
+    match &config.model_init {
+        None => {}
+        Some(config::ModelInit::Whole(path)) => {
+            let rules = load.iter().flat_map(|(tower, load)| {
+                load.dont_load.iter().map(move |pattern| format!("{tower}/(?:{})", pattern.as_str()))
+            });
+            let reader = checkpoint::open(published(loaded, path)?)?;
+            found.extend(read(loaded, reader, specs, rules.collect())?);
+        }
+        Some(config::ModelInit::Towers { img, llm }) => {
+            for ((tower, load), path) in load.into_iter().zip([img, llm]) {
+                let Some(path) = path else { continue };
+                let reader = checkpoint::open_tower(published(loaded, path)?, tower)?;
+                let prefix = format!("{tower}/");
+                let own = specs.iter().filter_map(|spec| {
+                    Some(ParamSpec { name: spec.name.strip_prefix(&prefix)?.to_owned(), ..spec.clone() })
+                });
+                let own = ParamSpecs::new(own.collect::<Vec<_>>())?;
+                let rules = load.dont_load.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+                let values = read(loaded, reader, &own, rules)?;
+                found.extend(values.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)));
+            }
+        }
+    }
+    let values: Vec<(&ParamSpec, Option<HostArray>)> =
+        specs.iter().map(|spec| (spec, found.remove(&spec.name))).collect();
     let draw = |spec: &ParamSpec| spec.init(config.seed);
-    let Some(init) = &config.model_init else {
-        return Ok(specs.iter().collect::<Vec<_>>().into_par_iter().map(draw).collect::<Result<_, _>>()?);
+    let values = values.into_par_iter();
+    Ok(values.map(|(spec, value)| value.map_or_else(|| draw(spec), Ok)).collect::<Result<_, _>>()?)
+}
+
+/// Loads what `specs` wants from one checkpoint, except for what `dont_load` matches, and says what was done.
+fn read(
+    loaded: &Loaded,
+    reader: Box<dyn Reader>,
+    specs: &ParamSpecs,
+    dont_load: Vec<String>,
+) -> Result<Vec<(String, HostArray)>, Error> {
+    let model = model_config(loaded)?;
+    let grid = model.img.grid(model.image_size);
+    let Fitted { reader, notes } = checkpoint::fit(reader, specs, grid, Some(loaded.config.seed));
+    let dont_load = Patterns::new(dont_load.into_iter().map(|pattern| (pattern, ())))?;
+    let found = checkpoint::load_params(specs, reader.as_ref(), &dont_load)?;
+    tracing::info!("{}", found.report);
+    for (name, how) in notes.iter().filter(|(name, _)| found.report.applied.contains(name)) {
+        tracing::info!("{}: {name} {how}", reader.path().display());
+    }
+    let values = specs.names().map(str::to_owned).zip(found.values);
+    Ok(values.filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// The variable that names the folder of published checkpoints, as in big_vision.
+const PUBLISHED_FOLDER: &str = "BV_GEMMA_DIR";
+
+/// The file that `model_init` means: a path, or the name of a published checkpoint (`pt_224`, `pt_3b_448`), which
+/// lies in the folder that `BV_GEMMA_DIR` names.
+fn published(loaded: &Loaded, text: &str) -> Result<PathBuf, Error> {
+    let (name, part) = text.split_once(':').map_or((text, ""), |(name, part)| (name, part));
+    let Some(file) = published_file(name).filter(|_| !Path::new(text).exists()) else {
+        return Ok(text.into());
     };
-    let config::ModelInit::Whole(path) = init else {
-        let message = "separate initialisers of the towers are not supported yet, give one checkpoint";
+    let Some(folder) = std::env::var_os(PUBLISHED_FOLDER) else {
+        let message = format!(
+            "model_init {name} is the name of a published checkpoint: set the variable {PUBLISHED_FOLDER} to the \
+             folder that holds {file}, or give the file's path"
+        );
         return Err(loaded.error_at("model_init", message).into());
     };
-    let reader = checkpoint::open(path)?;
-    let dont_load = [("img", &config.model_load.img_load_kw), ("llm", &config.model_load.llm_load_kw)];
-    let rules = dont_load.iter().flat_map(|(tower, load)| {
-        load.dont_load.iter().map(move |pattern| (format!("{tower}/{}", pattern.as_str()), ()))
-    });
-    let found = checkpoint::load_params(specs, reader.as_ref(), &Patterns::new(rules.collect::<Vec<_>>())?)?;
-    let values = specs.iter().zip(found.values).collect::<Vec<_>>().into_par_iter();
-    Ok(values.map(|(spec, value)| value.map_or_else(|| draw(spec), Ok)).collect::<Result<_, _>>()?)
+    let colon = if part.is_empty() { "" } else { ":" };
+    Ok(Path::new(&folder).join(format!("{file}{colon}{part}")))
+}
+
+/// big_vision's `VANITY_NAMES` (`models/proj/paligemma/paligemma.py`).
+fn published_file(name: &str) -> Option<String> {
+    let of_first = |rest: &str| {
+        let resolution = rest.trim_end_matches(".bf16").trim_end_matches(".f16");
+        let format = &rest[resolution.len()..];
+        let is_known = ["224", "448", "896"].contains(&resolution) && ["", ".bf16", ".f16"].contains(&format);
+        is_known.then(|| format!("{name}.npz"))
+    };
+    let of_second = |rest: &str| {
+        let (size, resolution) = rest.split_once('_')?;
+        let is_known = ["3b", "10b", "28b"].contains(&size) && ["224", "448", "896"].contains(&resolution);
+        is_known.then(|| format!("{name}.bf16.npz"))
+    };
+    let rest = name.strip_prefix("pt_")?;
+    of_first(rest).or_else(|| of_second(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::published_file;
+
+    #[test]
+    fn published_names_are_big_visions() {
+        let file = |name: &str| published_file(name).unwrap_or_default();
+        assert_eq!(file("pt_224"), "pt_224.npz");
+        assert_eq!(file("pt_896.bf16"), "pt_896.bf16.npz");
+        assert_eq!(file("pt_448.f16"), "pt_448.f16.npz");
+        assert_eq!(file("pt_28b_448"), "pt_28b_448.bf16.npz");
+        for name in
+            ["pt_3b_224.f16", "pt_225", "pt_4b_224", "pt_224.f32", "mix_224", "pt_224.f16.bf16", "pt_"]
+        {
+            assert_eq!(published_file(name), None, "{name}");
+        }
+    }
 }

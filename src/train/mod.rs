@@ -6,13 +6,14 @@
 
 mod page;
 mod prepare;
+mod resume;
 mod run;
 mod state;
 mod step;
 mod timing;
 
 pub use run::{Ended, Request, train};
-pub use state::TrainState;
+pub use state::{FrozenOnDevice, StateCopy, TrainState};
 pub use step::{METRICS, StepBatch, StepInputs, TrainStep};
 
 use std::path::PathBuf;
@@ -46,15 +47,20 @@ pub enum Error {
     Batch { key: &'static str, expected: String, got: String },
     #[error(
         "{metric} became {value} at step {step}; the last checkpoint before it is unharmed. Lower lr, set \
-         grad_clip_norm, or look at the rows of that batch: {rows:?}"
+         grad_clip_norm, or look at the rows of that batch: {}", rows.join(", ")
     )]
-    NotFinite { step: u64, metric: &'static str, value: f64, rows: Vec<usize> },
+    NotFinite { step: u64, metric: &'static str, value: f64, rows: Vec<String> },
     #[error("the run in {} was trained for {trained} of {total} steps; nothing is left to do", workdir.display())]
     AlreadyDone { workdir: PathBuf, trained: u64, total: u64 },
     #[error(
         "the checkpoint was written with {what} {saved}, the config has {now}; use another workdir to start anew"
     )]
-    OtherRun { what: &'static str, saved: String, now: String },
+    OtherRun { what: String, saved: String, now: String },
+    #[error(
+        "{} does not hold the state of this training; resume it with its own config, or start from its parameters by \
+         model_init:{}", path.display(), problems.iter().map(|problem| format!("\n  {problem}")).collect::<String>()
+    )]
+    Uncovered { path: PathBuf, problems: Vec<String> },
     #[error("the training data ended before the training did")]
     NoMoreData,
 }

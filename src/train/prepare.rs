@@ -5,22 +5,24 @@ use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 
+use super::resume::Elsewhere;
 use super::state::TrainState;
 use super::step::{StepBatch, TrainStep};
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
-use crate::checkpoint::{Checkpoint, Reader, Store};
-use crate::config::{Horizon, InputData, Loaded, Reduction};
-use crate::data::{Batch, Loader, LoaderOptions, Remainder, Source};
+use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
+use crate::config::{Horizon, Loaded, Reduction};
+use crate::data::{Batch, Loader, LoaderOptions, Remainder, Stream};
 use crate::exec;
 use crate::hlo;
 use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
 use crate::optim::Optimizer;
-use crate::params::{ParamSpecs, overview};
+use crate::params::ParamSpecs;
 use crate::pp::Env;
 use crate::report::metrics::read_metrics;
+use crate::report::overview::overview;
 use crate::runtime::{Client, CompileOptions, Executable};
-use crate::setup::{self, PpPreprocess, Schedules};
+use crate::setup::{self, Schedules};
 
 /// A training, ready for its next step.
 pub(super) struct Prepared {
@@ -38,12 +40,21 @@ pub(super) struct Prepared {
     first_batch: Option<Batch>,
     pub env: Env,
     pub store: Arc<Store>,
+    /// What checkpoints hold besides the changing state; until the saver takes it.
+    pub frozen: Option<Frozen>,
     /// Where the run stands.
     pub progress: Progress,
+    /// Whether the workdir has a checkpoint of where it stands.
+    pub is_saved: bool,
     pub horizon: Horizon,
     pub total_steps: u64,
     pub batch_size: u64,
+    /// Rows of an epoch.
     pub data_size: u64,
+    /// What a checkpoint says of the training data.
+    pub data: Json,
+    /// Whether rows that fail are passed over, so that their number is of interest.
+    pub counts_skipped: bool,
 }
 
 impl Prepared {
@@ -71,13 +82,11 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     check_supported(loaded)?;
     let model = setup::model_config(loaded)?;
     let env = setup::pp_env(loaded);
-    let source = match &input.data {
-        InputData::Source(source) => setup::source(source)?,
-        InputData::Mixture(_) => {
-            return Err(loaded.error_at("input.data", "mixtures of sources are not supported yet").into());
-        }
-    };
-    let (batch_size, data_size) = (input.batch_size as u64, source.len() as u64);
+    let streams = setup::streams(loaded, &env, input, &STEP_ARRAYS, model.llm.vocab_size)?;
+    let data = describe(&streams);
+    // An epoch of a mixture is the rows of all its sources, as in big_vision.
+    let data_size = streams.iter().map(|stream| stream.source.len() as u64).sum();
+    let batch_size = input.batch_size as u64;
     let horizon = Horizon { data_size: Some(data_size), batch_size: Some(batch_size), total_steps: None };
     let total_steps = config
         .total
@@ -92,33 +101,39 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
 
     let store = Arc::new(Store::open(request.workdir)?);
     let resumed = store.load_latest()?.map(|latest| latest.checkpoint);
-    let progress = Progress::of(resumed.as_ref(), loaded, &source)?;
+    // A run that has begun goes on by itself.
+    let elsewhere = match config.resume.as_ref().filter(|_| resumed.is_none()) {
+        Some(path) => Some(Elsewhere::open(path.as_path(), &specs, &optimizer, batch_size)?),
+        None => None,
+    };
+    let progress = match &elsewhere {
+        Some(elsewhere) => elsewhere.progress,
+        None => Progress::of(resumed.as_ref(), loaded, data_size, &data)?,
+    };
     let is_over =
         progress.step > total_steps || progress.step == total_steps && is_finished(request, total_steps)?;
-    if resumed.is_some() && is_over {
-        let workdir = request.workdir.to_owned();
-        return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
-    }
-    if let Some(checkpoint) = &resumed {
-        console.line(&format!("resuming from {}", checkpoint.path().display()));
+    let origin = elsewhere.as_ref().map(Elsewhere::path).or(resumed.as_ref().map(Reader::path));
+    if let Some(origin) = origin {
+        if is_over {
+            let workdir = if elsewhere.is_some() { origin } else { request.workdir }.to_owned();
+            return Err(Error::AlreadyDone { workdir, trained: progress.step, total: total_steps });
+        }
+        console.line(&format!("resuming from {}", origin.display()));
     }
 
     // The loader's threads start to work while the program is compiled.
-    let preprocess =
-        PpPreprocess::new(loaded, &env, "input.pp", &input.pp, Some(&STEP_ARRAYS), model.llm.vocab_size)?;
+    let counts_skipped = streams.iter().any(|stream| stream.skip_errors);
     let options = LoaderOptions {
         batch_size: input.batch_size,
         seed: config.seed,
-        shuffle: input.shuffle_buffer_size.is_some(),
         epochs: None,
         remainder: Remainder::Drop,
         threads: input.num_parallel_calls.unwrap_or(0),
         prefetch: input.prefetch.max(1),
         start: progress.position,
-        skip_errors: input.skip_errors,
         ..LoaderOptions::default()
     };
-    let mut loader = Loader::new(source, Arc::new(preprocess), options)?;
+    let mut loader = Loader::of_streams(streams, options)?;
     let phase = console.phase("first batch");
     let first_batch = loader.next().ok_or(Error::NoMoreData)??;
     phase.done("");
@@ -143,7 +158,10 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
 
     // Parameters are read or drawn on other threads while the program is built and compiled on this one.
     let (values, compiled) = std::thread::scope(|scope| {
-        let values = scope.spawn(|| initial_values(loaded, &specs, resumed.as_ref()));
+        let values = scope.spawn(|| match &elsewhere {
+            Some(elsewhere) => elsewhere.params(&specs),
+            None => initial_values(loaded, &specs, resumed.as_ref()),
+        });
         let compiled = (|| {
             let started = Instant::now();
             let batch = StepBatch { batch_size: input.batch_size, text_len };
@@ -166,11 +184,15 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let (step, executable, compile_secs) = compiled?;
     let values = values.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let saved = |name: &str| {
+        if let Some(elsewhere) = &elsewhere {
+            return Some(elsewhere.optimizer_state(name));
+        }
         // A checkpoint without it is one of another optimizer, and reading says what it has.
         let checkpoint = resumed.as_ref()?;
         Some(checkpoint.read(&format!("opt/{name}")))
     };
     let state = TrainState::new(&device, &specs, values, &optimizer, saved)?;
+    let frozen = frozen_part(loaded, &state, resumed.as_ref())?;
     Ok(Prepared {
         model,
         specs,
@@ -185,11 +207,30 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         first_batch: Some(first_batch),
         env,
         store,
+        frozen: Some(frozen),
         progress,
+        is_saved: resumed.is_some(),
         horizon,
         total_steps,
         batch_size,
         data_size,
+        data,
+        counts_skipped,
+    })
+}
+
+/// What every checkpoint of the run holds, or leaves to those that its parameters came from.
+fn frozen_part(loaded: &Loaded, state: &TrainState, resumed: Option<&Checkpoint>) -> Result<Frozen, Error> {
+    let mut frozen = Frozen::new(Box::new(state.frozen()));
+    if !loaded.config.ckpt_frozen {
+        frozen = frozen.left_to(match resumed.map(Checkpoint::base).unwrap_or_default() {
+            [] => setup::init_files(loaded)?,
+            base => base.to_vec(),
+        });
+    }
+    Ok(match resumed {
+        Some(checkpoint) => frozen.resumed_from(checkpoint),
+        None => frozen,
     })
 }
 
@@ -199,10 +240,6 @@ fn check_supported(loaded: &Loaded) -> Result<(), Error> {
     if config.grad_accum_steps != 1 {
         let message = format!("grad_accum_steps is {}, only 1 is supported yet", config.grad_accum_steps);
         return Err(loaded.error_at("grad_accum_steps", message).into());
-    }
-    if config.resume.is_some() {
-        let message = "resume is not supported yet: a run goes on from its own workdir";
-        return Err(loaded.error_at("resume", message).into());
     }
     Ok(())
 }
@@ -229,38 +266,75 @@ pub(super) struct Progress {
     pub step: u64,
     /// Rows used since the run began.
     pub position: u64,
+    /// Rows passed over since the run began.
+    pub num_skipped: u64,
     pub trained_secs: f64,
 }
 
 impl Progress {
     /// What [`to_json`](Self::to_json) wrote; the start of a run without a checkpoint.
-    fn of(checkpoint: Option<&Checkpoint>, loaded: &Loaded, source: &Arc<dyn Source>) -> Result<Self, Error> {
+    fn of(
+        checkpoint: Option<&Checkpoint>,
+        loaded: &Loaded,
+        data_size: u64,
+        data: &Json,
+    ) -> Result<Self, Error> {
         let Some(checkpoint) = checkpoint else { return Ok(Progress::default()) };
         let state = checkpoint.state();
         let number = |key: &str| state.get(key).and_then(Json::as_u64).unwrap_or(0);
-        let same = |what: &'static str, key: &str, now: u64| match state.get(key).and_then(Json::as_u64) {
-            Some(saved) if saved != now => {
-                Err(Error::OtherRun { what, saved: saved.to_string(), now: now.to_string() })
+        let same = |what: &str, key: &str, now: Json| match state.get(key) {
+            Some(saved) if *saved != now => {
+                let (saved, now) = first_difference(saved, &now);
+                Err(Error::OtherRun { what: what.to_owned(), saved, now })
             }
             _ => Ok(()),
         };
-        same("seed", "seed", loaded.config.seed)?;
-        same("training rows", "data_size", source.len() as u64)?;
+        same("seed", "seed", json!(loaded.config.seed))?;
+        same("training rows", "data_size", json!(data_size))?;
+        same("training data", "data", data.clone())?;
         Ok(Progress {
             step: checkpoint.step(),
             position: number("position"),
+            num_skipped: number("num_skipped"),
             trained_secs: state.get("trained_secs").and_then(Json::as_f64).unwrap_or(0.0),
         })
     }
 
-    pub fn to_json(self, seed: u64, data_size: u64) -> Json {
+    pub fn to_json(self, seed: u64, data_size: u64, data: &Json) -> Json {
         json!({
             "position": self.position,
+            "num_skipped": self.num_skipped,
             "trained_secs": self.trained_secs,
             "seed": seed,
             "data_size": data_size,
+            "data": data,
         })
     }
+}
+
+/// What decides which row stands at which position of a run, for checkpoints: a run that goes on with other
+/// data would see some rows twice and others never.
+fn describe(streams: &[Stream]) -> Json {
+    let describe = |stream: &Stream| {
+        json!({
+            "name": stream.name,
+            "weight": stream.weight,
+            "rows": stream.source.len(),
+            // As text: not every reader of JSON keeps all digits of a number.
+            "fingerprint": format!("{:016x}", stream.source.fingerprint()),
+        })
+    };
+    streams.iter().map(describe).collect()
+}
+
+/// The first parts of lists that are not the same, or the wholes of what are no lists.
+fn first_difference(one: &Json, other: &Json) -> (String, String) {
+    let (Some(ones), Some(others)) = (one.as_array(), other.as_array()) else {
+        return (one.to_string(), other.to_string());
+    };
+    let at = ones.iter().zip(others).take_while(|(one, other)| one == other).count();
+    let text = |list: &[Json]| list.get(at).map_or("nothing".to_owned(), Json::to_string);
+    (text(ones), text(others))
 }
 
 /// All parameters, in the order and types of `specs`.
@@ -276,7 +350,7 @@ fn initial_values(
             let array = checkpoint.read(&format!("params/{}", spec.name))?;
             if array.dims() != spec.shape.dims() {
                 let (saved, now) = (array.shape().to_string(), spec.shape.to_string());
-                return Err(Error::OtherRun { what: "a parameter of shape", saved, now });
+                return Err(Error::OtherRun { what: "a parameter of shape".to_owned(), saved, now });
             }
             Ok(array.cast(spec.shape.dtype()))
         })

@@ -9,9 +9,9 @@ use super::page::{Gallery, write_page};
 use super::prepare::{Prepared, Progress as SavedProgress, prepare, step_arrays};
 use super::step::METRICS;
 use super::timing::Timing;
-use super::{Error, TrainState};
+use super::{Error, StateCopy, TrainState};
 use crate::array::HostArray;
-use crate::checkpoint::AsyncSaver;
+use crate::checkpoint::{self, AsyncSaver};
 use crate::config::{Loaded, When, itstime};
 use crate::data::{Batch, mix};
 use crate::eval::{Evaluation, Shared};
@@ -49,6 +49,10 @@ pub struct Ended {
 /// device busy, few enough to bound memory.
 const MAX_IN_FLIGHT: usize = 2;
 
+/// How long a wait for input goes on before it looks for an interrupt, and before it is told of.
+const WAIT_POLL: Duration = Duration::from_millis(100);
+const WAIT_TOLD_EVERY: Duration = Duration::from_secs(30);
+
 /// Trains to the end of the config, or to an interrupt; resumes what the workdir holds.
 pub fn train(request: &Request<'_>) -> Result<Ended, Error> {
     let prepared = prepare(request)?;
@@ -62,6 +66,19 @@ struct Pending {
     step: u64,
     metrics: Download,
     rows: Vec<usize>,
+    /// Rows passed over until then.
+    num_skipped: u64,
+}
+
+/// A checkpoint whose arrays are on their way from the device. It is written once the measurements of its step
+/// have been seen: that of a run that went wrong would be the one that it resumes from.
+struct PendingSave {
+    step: u64,
+    copy: StateCopy,
+    progress: SavedProgress,
+    keep: bool,
+    /// How long it has kept the loop from its steps.
+    stall: Duration,
 }
 
 struct Run<'a> {
@@ -75,11 +92,17 @@ struct Run<'a> {
     metrics: MetricsWriter,
     events: Option<EventWriter>,
     pending: VecDeque<Pending>,
+    pending_save: Option<PendingSave>,
+    /// How long checkpoints have kept the loop from its steps since the last row of metrics, if any was made.
+    ckpt_stall: Option<Duration>,
     latest: Vec<(String, f64)>,
     step: u64,
     position: u64,
+    num_skipped: u64,
     saved_step: Option<u64>,
     first_step_at: Instant,
+    /// Waiting for input before the first step, while the program was compiled.
+    waited_before: Duration,
     pace: Pace,
     timing: Timing,
     interrupted: bool,
@@ -123,10 +146,12 @@ impl<'a> Run<'a> {
         let mut timing = Timing::new(request.process_start);
         timing.compile_secs = prepared.compile_secs;
         let state = prepared.take_state();
+        let saved_step = prepared.is_saved.then_some(done);
         Ok(Run {
             request,
-            saver: AsyncSaver::new(prepared.store.clone()),
+            saver: AsyncSaver::new(prepared.store.clone(), prepared.frozen.take()),
             position: prepared.progress.position,
+            num_skipped: prepared.progress.num_skipped,
             gallery: Gallery::load(workdir),
             prepared,
             state,
@@ -134,10 +159,13 @@ impl<'a> Run<'a> {
             metrics,
             events,
             pending: VecDeque::new(),
+            pending_save: None,
+            ckpt_stall: None,
             latest: Vec::new(),
             step: done,
-            saved_step: (done > 0).then_some(done),
+            saved_step,
             first_step_at: now,
+            waited_before: Duration::ZERO,
             pace: Pace { since: now, step: done, waited: Duration::ZERO },
             timing,
             interrupted: false,
@@ -151,8 +179,9 @@ impl<'a> Run<'a> {
         }
         let progress = self.request.console.progress("training", self.step, total);
         self.first_step_at = Instant::now();
-        self.pace =
-            Pace { since: Instant::now(), step: self.step, waited: self.prepared.loader.stats().waited };
+        let waited = self.prepared.loader.stats().waited;
+        self.waited_before = waited;
+        self.pace = Pace { since: Instant::now(), step: self.step, waited };
         let mut next = self.prepared.take_first_batch();
         while self.step < total {
             if self.request.interrupt.load(Ordering::Relaxed) {
@@ -161,7 +190,10 @@ impl<'a> Run<'a> {
             }
             let batch = match next.take() {
                 Some(batch) => batch,
-                None => self.prepared.loader.next().ok_or(Error::NoMoreData)??,
+                None => match self.next_batch()? {
+                    Some(batch) => batch,
+                    None => continue,
+                },
             };
             self.start_step(batch)?;
             while self.pending.len() > MAX_IN_FLIGHT {
@@ -180,11 +212,29 @@ impl<'a> Run<'a> {
         self.report_all(&progress)
     }
 
+    /// The next batch; `None` when it was not there and the wait was interrupted.
+    fn next_batch(&mut self) -> Result<Option<Batch>, Error> {
+        let began = Instant::now();
+        let mut tell_at = WAIT_TOLD_EVERY;
+        while !self.prepared.loader.wait(WAIT_POLL) {
+            if self.request.interrupt.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            if began.elapsed() >= tell_at {
+                let secs = began.elapsed().as_secs();
+                tracing::warn!(step = self.step + 1, "waiting for training data for {secs} s");
+                tell_at += WAIT_TOLD_EVERY;
+            }
+        }
+        Ok(Some(self.prepared.loader.next().ok_or(Error::NoMoreData)??))
+    }
+
     /// Sends a batch and starts a step on it, without waiting.
     fn start_step(&mut self, batch: Batch) -> Result<(), Error> {
         let device = self.prepared.client.devices()[0].clone();
         let rows = batch.ids.iter().flatten().copied().collect();
         let position = batch.position_after;
+        self.num_skipped += batch.num_skipped;
         let upload = |array: HostArray| self.prepared.client.upload_owned(array, &device);
         let arrays = step_arrays(batch)?.into_iter().map(upload).collect::<Result<Vec<Buffer>, _>>()?;
         let schedules = upload(self.prepared.schedules.values(self.step))?;
@@ -202,7 +252,8 @@ impl<'a> Run<'a> {
         self.state = Some(state);
         self.step += 1;
         self.position = position;
-        self.pending.push_back(Pending { step: self.step, metrics: metrics.start_download()?, rows });
+        let metrics = metrics.start_download()?;
+        self.pending.push_back(Pending { step: self.step, metrics, rows, num_skipped: self.num_skipped });
         Ok(())
     }
 
@@ -224,14 +275,29 @@ impl<'a> Run<'a> {
 
     /// Reads the measurements of the oldest step under way, waiting for it if need be.
     fn report_oldest(&mut self, progress: &Progress) -> Result<(), Error> {
-        let Some(Pending { step, metrics, rows }) = self.pending.pop_front() else { return Ok(()) };
+        let Some(Pending { step, metrics, rows, num_skipped }) = self.pending.pop_front() else {
+            return Ok(());
+        };
         let values = metrics.wait()?.to_f64();
         self.timing.step_done();
         for (metric, &value) in METRICS.into_iter().zip(&values) {
             if !value.is_finite() {
+                let rows = rows.iter().map(|&row| self.prepared.loader.locate(row)).collect();
                 return Err(Error::NotFinite { step, metric, value, rows });
             }
         }
+        self.report_step(step, &values, num_skipped, progress)?;
+        self.submit_if_seen()
+    }
+
+    /// `num_skipped` counts the rows passed over until this step.
+    fn report_step(
+        &mut self,
+        step: u64,
+        values: &[f64],
+        num_skipped: u64,
+        progress: &Progress,
+    ) -> Result<(), Error> {
         let config = &self.request.loaded.config;
         let log_every = config.log_training.steps("log_training", self.prepared.horizon).ok().flatten();
         let (examples_per_sec, input_wait) = self.speed(step);
@@ -252,8 +318,18 @@ impl<'a> Run<'a> {
         let seen = (step * self.prepared.batch_size) as f64;
         row.push(("examples_seen".into(), seen));
         row.push(("epoch".into(), seen / self.prepared.data_size.max(1) as f64));
+        for (stream, visits, epochs) in self.prepared.loader.visits(step * self.prepared.batch_size) {
+            if !stream.name.is_empty() {
+                row.push((format!("examples_seen_{}", stream.name), visits as f64));
+                row.push((format!("epoch_{}", stream.name), epochs));
+            }
+        }
+        if self.prepared.counts_skipped {
+            row.push(("examples_skipped".into(), num_skipped as f64));
+        }
         row.extend(examples_per_sec.map(|value| ("examples_per_sec".to_owned(), value)));
         row.extend(input_wait.map(|value| ("input_wait".to_owned(), value)));
+        row.extend(self.take_ckpt_stall());
         self.pace = Pace { since: Instant::now(), step, waited: self.prepared.loader.stats().waited };
         self.record(step, row)
     }
@@ -267,6 +343,10 @@ impl<'a> Run<'a> {
         let examples = ((step - self.pace.step) * self.prepared.batch_size) as f64;
         let waited = self.prepared.loader.stats().waited.saturating_sub(self.pace.waited).as_secs_f64();
         (Some(examples / secs), Some((waited / secs).clamp(0.0, 1.0)))
+    }
+
+    fn take_ckpt_stall(&mut self) -> Option<(String, f64)> {
+        Some(("z/secs/ckpt_stall".to_owned(), self.ckpt_stall.take()?.as_secs_f64()))
     }
 
     fn record(&mut self, step: u64, row: Vec<(String, f64)>) -> Result<(), Error> {
@@ -326,42 +406,60 @@ impl<'a> Run<'a> {
         let when = When { first: false, last: false, ..When::default() };
         let is_kept = itstime(self.step, keep, total, When { drop_close_to_last: 0.0, ..when });
         if is_kept || itstime(self.step, steps("ckpt", &config.ckpt), total, when) {
-            // A checkpoint of a run that went wrong would be the one that it resumes from.
-            self.report_all(progress)?;
-            self.save(is_kept)?;
+            while self.pending_save.is_some() {
+                self.report_oldest(progress)?;
+            }
+            self.start_save(is_kept)?;
         }
         Ok(())
     }
 
-    /// Copies the state to the host; files are written while the training goes on.
-    fn save(&mut self, keep: bool) -> Result<(), Error> {
-        self.timing.interrupted();
-        let state = self.state.as_ref().expect("the state is there between steps");
-        let mut tensors = state.changing()?;
-        tensors.extend(state.frozen()?);
-        let saved = SavedProgress {
+    /// Starts to copy the state to the host. Copying and writing go on beside the next steps.
+    fn start_save(&mut self, keep: bool) -> Result<(), Error> {
+        let started = Instant::now();
+        // No more than one copy of the state is in memory.
+        self.saver.wait()?;
+        let copy = self.state.as_ref().expect("the state is there between steps").start_copy()?;
+        let progress = SavedProgress {
             step: self.step,
             position: self.position,
+            num_skipped: self.num_skipped,
             trained_secs: self.prepared.progress.trained_secs + self.first_step_at.elapsed().as_secs_f64(),
         };
-        let json = saved.to_json(self.request.loaded.config.seed, self.prepared.data_size);
-        self.gallery.save(self.request.workdir)?;
-        self.saver.submit(self.step, tensors, json, keep)?;
+        let stall = started.elapsed();
+        self.pending_save = Some(PendingSave { step: self.step, copy, progress, keep, stall });
         self.saved_step = Some(self.step);
+        self.submit_if_seen()
+    }
+
+    /// Hands the pending checkpoint to the thread that writes it, unless its step is still under way.
+    fn submit_if_seen(&mut self) -> Result<(), Error> {
+        let first_unseen = self.pending.front().map_or(self.step + 1, |oldest| oldest.step);
+        let Some(save) = self.pending_save.take_if(|save| save.step < first_unseen) else { return Ok(()) };
+        let started = Instant::now();
+        let Prepared { data_size, data, .. } = &self.prepared;
+        let json = save.progress.to_json(self.request.loaded.config.seed, *data_size, data);
+        self.gallery.save(self.request.workdir)?;
+        let arrays = || save.copy.wait().map_err(|error| checkpoint::Error::State(error.into()));
+        self.saver.submit(save.step, arrays, json, save.keep)?;
+        *self.ckpt_stall.get_or_insert_default() += save.stall + started.elapsed();
         Ok(())
     }
 
     fn finish(mut self) -> Result<Ended, Error> {
         let secs = self.first_step_at.elapsed().as_secs_f64();
         if self.saved_step != Some(self.step) {
-            self.save(false)?;
+            self.start_save(false)?;
         }
         self.saver.wait()?;
         if !self.interrupted {
             self.evaluate(|_, _| true)?;
             self.gallery.save(self.request.workdir)?;
         }
-        let timing = self.timing.metrics();
+        let mut timing = self.timing.metrics();
+        timing.extend(self.take_ckpt_stall());
+        let waited = self.prepared.loader.stats().waited.saturating_sub(self.waited_before).as_secs_f64();
+        timing.push(("z/secs/input_wait".to_owned(), waited));
         self.record(self.step, timing)?;
         if self.request.loaded.config.report.html {
             let trained = self.prepared.optimizer.trained();

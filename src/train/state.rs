@@ -1,12 +1,17 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
 use super::Error;
 use super::step::{TrainStep, frozen_sum_squares};
 use crate::array::{HostArray, Shape};
-use crate::checkpoint;
+use crate::checkpoint::{self, Reader};
 use crate::exec::{self, compile};
 use crate::hlo::EmitOptions;
 use crate::optim::Optimizer;
 use crate::params::ParamSpecs;
-use crate::runtime::{Arg, Buffer, Client, CompileOptions, Device, Executable};
+use crate::runtime::{Arg, Buffer, Client, CompileOptions, Device, Download, Executable};
 
 /// Everything that training carries from step to step, on the device.
 #[derive(Debug)]
@@ -14,7 +19,8 @@ pub struct TrainState {
     names: Names,
     trained: Vec<Buffer>,
     optimizer: Vec<Buffer>,
-    frozen: Vec<Buffer>,
+    /// Shared with whoever saves them, at his own pace: no step changes them.
+    frozen: Arc<Vec<Buffer>>,
     frozen_sum_squares: Buffer,
 }
 
@@ -53,14 +59,18 @@ impl TrainState {
         let mut moments = Vec::new();
         for array in optimizer.state() {
             let value = match saved(&array.name) {
-                Some(value) => value?,
+                // The type of moments is a setting that may have changed.
+                Some(value) => value.map(|value| match value.dtype() == array.shape.dtype() {
+                    true => value,
+                    false => value.cast(array.shape.dtype()),
+                })?,
                 None => HostArray::zeros(array.shape),
             };
             moments.push(client.upload_owned(value, device)?);
             names.optimizer.push(array.name);
         }
         let frozen_sum_squares = sum_of(client, &frozen)?;
-        Ok(TrainState { names, trained, optimizer: moments, frozen, frozen_sum_squares })
+        Ok(TrainState { names, trained, optimizer: moments, frozen: Arc::new(frozen), frozen_sum_squares })
     }
 
     /// Starts a step, which takes this state over and gives the next one and the step's metrics. The host
@@ -92,27 +102,73 @@ impl TrainState {
         self.names.is_trained.iter().filter_map(next).collect()
     }
 
-    /// Copies what training changes to the host, under `params/` and `opt/`; waits for the device.
-    pub fn changing(&self) -> Result<Vec<(String, HostArray)>, exec::Error> {
+    /// Starts to copy what training changes to the host, under `params/` and `opt/`, and waits for nothing.
+    ///
+    /// The next step may be started at once. It takes these buffers over, but writes to their memory only
+    /// when the copies that were started before it are done: the plugin counts a copy among the uses that a
+    /// donated buffer must have behind it.
+    pub fn start_copy(&self) -> Result<StateCopy, exec::Error> {
         let params = self.names.trained.iter().map(|name| format!("params/{name}")).zip(&self.trained);
         let moments = self.names.optimizer.iter().map(|name| format!("opt/{name}")).zip(&self.optimizer);
-        download(params.chain(moments))
+        let start = |(name, buffer): (String, &Buffer)| Ok((name, buffer.start_download()?));
+        Ok(StateCopy(params.chain(moments).map(start).collect::<Result<_, exec::Error>>()?))
     }
 
-    /// Copies the frozen parameters to the host, under `params/`.
-    pub fn frozen(&self) -> Result<Vec<(String, HostArray)>, exec::Error> {
-        download(self.names.frozen.iter().map(|name| format!("params/{name}")).zip(&self.frozen))
+    /// The frozen parameters, under `params/`, copied from the device as they are asked for.
+    pub fn frozen(&self) -> FrozenOnDevice {
+        let names = self.names.frozen.iter().map(|name| format!("params/{name}"));
+        let index = names.enumerate().map(|(i, name)| (name, i)).collect();
+        FrozenOnDevice { index, buffers: Arc::clone(&self.frozen) }
     }
 }
 
-/// Starts all copies before it waits for the first.
-fn download<'a>(
-    buffers: impl Iterator<Item = (String, &'a Buffer)>,
-) -> Result<Vec<(String, HostArray)>, exec::Error> {
-    let started = buffers
-        .map(|(name, buffer)| Ok((name, buffer.start_download()?)))
-        .collect::<Result<Vec<_>, exec::Error>>()?;
-    started.into_iter().map(|(name, download)| Ok((name, download.wait()?))).collect()
+/// Copies of a state's changing part that are under way.
+pub struct StateCopy(Vec<(String, Download)>);
+
+impl StateCopy {
+    /// Waits for all of them; on any thread.
+    ///
+    /// # Errors
+    /// The error of the step that was to give the state, or of a copy.
+    pub fn wait(self) -> Result<Vec<(String, HostArray)>, exec::Error> {
+        self.0.into_iter().map(|(name, download)| Ok((name, download.wait()?))).collect()
+    }
+}
+
+/// Parameters that no step changes, where they are.
+pub struct FrozenOnDevice {
+    index: IndexMap<String, usize>,
+    buffers: Arc<Vec<Buffer>>,
+}
+
+impl Reader for FrozenOnDevice {
+    fn path(&self) -> &Path {
+        Path::new("the device's memory")
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.index.keys().map(String::as_str).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<&Shape> {
+        self.index.get(name).map(|&i| self.buffers[i].shape())
+    }
+
+    fn read_into(&self, name: &str, out: &mut [u8]) -> Result<(), checkpoint::Error> {
+        let array = self.read(name)?;
+        if out.len() != array.bytes().len() {
+            let (name, shape) = (name.to_owned(), array.shape().clone());
+            return Err(checkpoint::Error::WrongSize { name, shape, got: out.len() });
+        }
+        out.copy_from_slice(array.bytes());
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> Result<HostArray, checkpoint::Error> {
+        self.shape(name)?;
+        let buffer = &self.buffers[self.index[name]];
+        buffer.download().map_err(|error| checkpoint::Error::State(error.into()))
+    }
 }
 
 fn sum_of(client: &Client, buffers: &[Buffer]) -> Result<Buffer, exec::Error> {

@@ -9,7 +9,7 @@ pub(super) struct Timing {
     pub compile_secs: f64,
     start_to_first_step_secs: Option<f64>,
     last_step: Option<Instant>,
-    /// Between the ends of steps that followed each other without an evaluation or a save.
+    /// Between the ends of steps that followed each other without an evaluation.
     step_secs: Vec<f64>,
 }
 

@@ -1,8 +1,10 @@
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, decode, forward, loss, train};
+use super::{Error, Row, checkpoint, data, decode, forward, image, loss, text, train, vit};
+use crate::runtime::Client;
 
 /// One thing that a recording holds and that can be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,13 +29,28 @@ pub enum Check {
     Checkpoint,
     /// Checkpoints and position embeddings of a ViT.
     Vit,
+    /// Decoding, resizing and all else that is done to images before a model sees them.
+    Image,
+    /// Tokenizers, the pp language and its ops on text.
+    Text,
+    /// The pp strings of big_vision's configs.
+    Configs,
+    /// Rows of data sets in the formats that people have.
+    Data,
 }
 
 /// Compares everything that one check of a recording holds.
-pub(super) type Rows = fn(&Session) -> Result<Vec<Row>, Error>;
+pub(super) enum Replay {
+    /// With a model on a device.
+    Model(fn(&Session) -> Result<Vec<Row>, Error>),
+    /// On a device, from the recording's folder.
+    Device(fn(&Client, &Path) -> Result<Vec<Row>, Error>),
+    /// From the recording's folder alone.
+    Folder(fn(&Path) -> Result<Vec<Row>, Error>),
+}
 
 impl Check {
-    pub const ALL: [Check; 10] = [
+    pub const ALL: [Check; 14] = [
         Check::Forward,
         Check::Loss,
         Check::Grads,
@@ -44,6 +61,10 @@ impl Check {
         Check::Beam,
         Check::Checkpoint,
         Check::Vit,
+        Check::Image,
+        Check::Text,
+        Check::Configs,
+        Check::Data,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -58,6 +79,10 @@ impl Check {
             Check::Beam => "beam",
             Check::Checkpoint => "checkpoint",
             Check::Vit => "vit",
+            Check::Image => "image",
+            Check::Text => "text",
+            Check::Configs => "configs",
+            Check::Data => "data",
         }
     }
 
@@ -72,21 +97,31 @@ impl Check {
             Check::Adafactor => &["adafactor.json"],
             Check::Decode | Check::Beam => &[decode::FILE],
             Check::Checkpoint => &["adam/checkpoint.bv-LAST", "adafactor/checkpoint.bv-LAST"],
-            Check::Vit => &["vit.json"],
+            Check::Vit => &[vit::FILE],
+            Check::Image => &[image::FILE],
+            Check::Text => &text::FILES,
+            Check::Configs => &[text::CONFIGS_FILE],
+            Check::Data => &data::FILES,
         }
     }
 
     /// How to replay it; `None` for what this program cannot.
-    pub(super) fn rows(self) -> Option<Rows> {
-        Some(match self {
+    pub(super) fn replay(self) -> Option<Replay> {
+        Some(Replay::Model(match self {
             Check::Forward => forward::forward,
             Check::Loss => loss::losses,
             Check::Grads => loss::gradients,
             Check::Sgd => train::sgd,
             Check::Adam => train::adam,
             Check::Decode => decode::greedy,
-            Check::Adafactor | Check::Beam | Check::Checkpoint | Check::Vit => return None,
-        })
+            Check::Image => return Some(Replay::Folder(image::images)),
+            Check::Text => return Some(Replay::Folder(text::text)),
+            Check::Configs => return Some(Replay::Folder(text::configs)),
+            Check::Data => return Some(Replay::Folder(data::data)),
+            Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
+            Check::Vit => return Some(Replay::Device(vit::vit)),
+            Check::Adafactor | Check::Beam => return None,
+        }))
     }
 }
 

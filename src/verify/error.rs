@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::Check;
 use crate::array::Shape;
-use crate::{array, checkpoint, config, exec, graph, params, runtime, setup, train};
+use crate::{array, checkpoint, config, exec, graph, params, pp, runtime, setup, train};
 
 /// Why a recording cannot be replayed. Numbers that differ are not among the reasons.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +15,7 @@ pub enum Error {
 
     #[error(
         "{} is not a recording: neither it nor a folder in it has a file such as forward.safetensors, \
-         loss.json or sgd.json", .path.display()
+         loss.json, sgd.json, pp_image.json, pp_text.json or expected_jsonl.json", .path.display()
     )]
     NotARecording { path: PathBuf },
 
@@ -57,6 +57,8 @@ pub enum Error {
     Array(#[from] array::Error),
     #[error(transparent)]
     Graph(#[from] graph::Error),
+    #[error(transparent)]
+    Pp(#[from] pp::Error),
     #[error(transparent)]
     Exec(#[from] exec::Error),
     #[error(transparent)]

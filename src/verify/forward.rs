@@ -1,6 +1,7 @@
 //! Activations of both towers.
 
 use super::program::{Batch, Session};
+use super::recording::expect_names;
 use super::tolerance::{DECODER, EXACT, LOW_PRECISION_VIT, VIT};
 use super::{Error, Row, Tolerance};
 use crate::array::{DType, HostArray};
@@ -16,7 +17,7 @@ pub(super) fn forward(session: &Session) -> Result<Vec<Row>, Error> {
     if recording.has(FILE) {
         let recorded = recording.tensors(FILE)?;
         let activations = activations(session, &recording.config, &batch)?;
-        recording.expect_names(recorded.as_ref(), activations.iter().map(|(name, _)| name.as_str()))?;
+        expect_names(recorded.as_ref(), activations.iter().map(|(name, _)| name.as_str()))?;
         for (name, got) in &activations {
             rows.push(Row::tensor(name, got, &recorded.read(name)?, tolerance(name))?);
         }
@@ -24,7 +25,7 @@ pub(super) fn forward(session: &Session) -> Result<Vec<Row>, Error> {
     if recording.has(LOW_PRECISION_FILE) {
         let recorded = recording.tensors(LOW_PRECISION_FILE)?;
         let names = [("zimg.float16", DType::F16), ("zimg.bfloat16", DType::BF16)];
-        recording.expect_names(recorded.as_ref(), names.map(|(name, _)| name))?;
+        expect_names(recorded.as_ref(), names.map(|(name, _)| name))?;
         for (name, dtype) in names {
             let mut config = recording.config.clone();
             config.img.dtype_mm = dtype;

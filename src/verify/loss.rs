@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::program::{Batch, Session};
+use super::recording::expect_names;
 use super::tolerance::{EXACT, GRADS, LOSS, MEAN_LENGTH, ZERO_GRADIENT, has_zero_gradient};
 use super::{Error, Row};
 use crate::array::HostArray;
@@ -86,7 +87,7 @@ pub(super) fn gradients(session: &Session) -> Result<Vec<Row>, Error> {
     let recording = &session.recording;
     let batch = Batch::read(recording, "batch.safetensors")?;
     let recorded = recording.tensors(GRADS_FILE)?;
-    recording.expect_names(recorded.as_ref(), recording.specs.names())?;
+    expect_names(recorded.as_ref(), recording.specs.names())?;
     let gradients = session.run_batch(&session.params, &batch, |inputs| {
         gradient(&inputs.loss(session, &recording.config, 0.0)?.loss, &inputs.params)
     })?;

@@ -2,25 +2,33 @@
 //! them: the proof of exactness that anybody can run.
 //!
 //! A recording is a folder of a small model's parameters, batches, and what big_vision made of them:
-//! activations, losses, gradients, training runs, decoded tokens. Each [`Check`] replays one of these on a device and
-//! yields a [`Row`] for every number and tensor; [`Tolerance`] says how far apart they may be, and why. This
-//! module only builds programs from what training itself uses (`model`, `train`, `decode`), so a deviation is a bug
-//! there. It refuses to pass what it cannot replay.
+//! activations, losses, gradients, training runs, decoded tokens; or of images and what its preprocessing made of
+//! them. Each [`Check`] replays one of these, on a device where a model is needed, and yields a [`Row`] for every
+//! number and tensor; [`Tolerance`] says how far apart they may be, and why. This module only uses what training
+//! itself uses (`model`, `train`, `decode`, `pp`), so a deviation is a bug there. It refuses to pass what it cannot
+//! replay.
 
 mod check;
+mod checkpoint;
 mod compare;
+mod data;
 mod decode;
 mod error;
 mod forward;
+mod image;
 mod loss;
 mod program;
 mod recording;
 mod report;
+mod tally;
+mod text;
 mod tolerance;
 mod train;
+mod vit;
 
 use std::path::Path;
 
+use check::Replay;
 use program::Session;
 use recording::{Case, Recording};
 
@@ -41,12 +49,17 @@ pub struct Options {
     pub chunk_tokens: usize,
 }
 
-/// Replays a recording, or every recording in a folder of them, on the client's first device.
+/// Replays a recording, or every recording in a folder of them. `client` is asked for a client, whose first device
+/// is used, when a check needs one.
 ///
 /// # Errors
 /// When the folder holds no recording or not the checks asked for, or when a recording is unreadable or does
 /// not fit its own config. A deviation is no error: the report has it.
-pub fn replay(client: &Client, dir: &Path, options: &Options) -> Result<Report, Error> {
+pub fn replay<'a>(
+    client: &dyn Fn() -> Result<&'a Client, Error>,
+    dir: &Path,
+    options: &Options,
+) -> Result<Report, Error> {
     let cases = Case::find(dir)?;
     let holds = |check: &Check| cases.iter().any(|case| case.held().contains(check));
     if let Some(&missing) = options.only.iter().find(|check| !holds(check)) {
@@ -64,8 +77,8 @@ pub fn replay(client: &Client, dir: &Path, options: &Options) -> Result<Report, 
     Ok(Report { cases: reports })
 }
 
-fn replay_case(
-    client: &Client,
+fn replay_case<'a>(
+    client: &dyn Fn() -> Result<&'a Client, Error>,
     case: &Case,
     checks: &[Check],
     options: &Options,
@@ -73,16 +86,20 @@ fn replay_case(
     let mut session = None;
     let mut reports = Vec::new();
     for &check in checks {
-        let Some(rows) = check.rows() else {
+        let Some(replay) = check.replay() else {
             reports.push(CheckReport { check, outcome: Outcome::NotSupported });
             continue;
         };
         tracing::info!(case = case.name(), check = check.name(), "replaying");
-        let session = match &mut session {
-            Some(session) => session,
-            None => session.insert(Session::new(client, Recording::open(case)?, options)?),
+        let rows = match replay {
+            Replay::Folder(rows) => rows(case.dir())?,
+            Replay::Device(rows) => rows(client()?, case.dir())?,
+            Replay::Model(rows) => rows(match &mut session {
+                Some(session) => session,
+                None => session.insert(Session::new(client()?, Recording::open(case)?, options)?),
+            })?,
         };
-        reports.push(CheckReport { check, outcome: Outcome::Compared(rows(session)?) });
+        reports.push(CheckReport { check, outcome: Outcome::Compared(rows) });
     }
     Ok(CaseReport { name: case.name().to_owned(), checks: reports })
 }

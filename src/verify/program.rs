@@ -27,26 +27,14 @@ impl<'a> Session<'a> {
         Ok(Session { client, options, recording, params })
     }
 
-    /// Runs a program over parameters, which may have been rounded, and other arrays. `build` gets the values of
-    /// both, in their order.
+    /// Runs a program over parameters, which may have been rounded, and other arrays; see [`run`].
     pub fn run(
         &self,
         params: &[HostArray],
         inputs: &[(&str, &HostArray)],
         build: impl FnOnce(&Params, &[Value], &[Value]) -> graph::Result<Vec<Value>>,
     ) -> Result<Vec<HostArray>, Error> {
-        let b = Builder::new("verify");
-        // Recordings are of full f32 products, which are not every device's default.
-        b.set_precision(Precision::Highest);
-        let declare = |(name, array): (&str, &HostArray)| b.parameter(name, array.shape().clone());
-        let specs = &self.recording.specs;
-        let values = specs.names().zip(params).map(declare).collect::<graph::Result<Vec<_>>>()?;
-        let others = inputs.iter().copied().map(declare).collect::<graph::Result<Vec<_>>>()?;
-        let by_name = Params::new(&b, specs.names().map(str::to_owned).zip(values.iter().cloned()));
-        let outputs = build(&by_name, &values, &others)?;
-        let function = b.finish(&outputs.iter().collect::<Vec<_>>())?;
-        let arrays: Vec<&HostArray> = params.iter().chain(inputs.iter().map(|(_, array)| *array)).collect();
-        Ok(exec::run_once(self.client, &function, &arrays)?)
+        run(self.client, &self.recording.specs, params, inputs, build)
     }
 
     /// As [`run`](Self::run), over a batch.
@@ -98,6 +86,27 @@ impl<'a> Session<'a> {
     fn loss_config(&self, label_smoothing: f64) -> LossConfig {
         LossConfig { label_smoothing, chunk_tokens: Some(self.options.chunk_tokens), ..Default::default() }
     }
+}
+
+/// Runs a program over the parameters of `specs` and other arrays. `build` gets the values of both, in their order.
+pub(super) fn run(
+    client: &Client,
+    specs: &ParamSpecs,
+    params: &[HostArray],
+    inputs: &[(&str, &HostArray)],
+    build: impl FnOnce(&Params, &[Value], &[Value]) -> graph::Result<Vec<Value>>,
+) -> Result<Vec<HostArray>, Error> {
+    let b = Builder::new("verify");
+    // Recordings are of full f32 products, which are not every device's default.
+    b.set_precision(Precision::Highest);
+    let declare = |(name, array): (&str, &HostArray)| b.parameter(name, array.shape().clone());
+    let values = specs.names().zip(params).map(declare).collect::<graph::Result<Vec<_>>>()?;
+    let others = inputs.iter().copied().map(declare).collect::<graph::Result<Vec<_>>>()?;
+    let by_name = Params::new(&b, specs.names().map(str::to_owned).zip(values.iter().cloned()));
+    let outputs = build(&by_name, &values, &others)?;
+    let function = b.finish(&outputs.iter().collect::<Vec<_>>())?;
+    let arrays: Vec<&HostArray> = params.iter().chain(inputs.iter().map(|(_, array)| *array)).collect();
+    Ok(exec::run_once(client, &function, &arrays)?)
 }
 
 /// The trainer's step, and what it carries.

@@ -47,6 +47,10 @@ impl Case {
         (!held.is_empty()).then(|| Case { dir: dir.to_owned(), name, held })
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -98,24 +102,6 @@ impl Recording {
         Ok(loaded.values.into_iter().flatten().collect())
     }
 
-    /// That a file holds tensors of just these names.
-    pub fn expect_names<'a>(
-        &self,
-        reader: &dyn Reader,
-        names: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), Error> {
-        let names: Vec<&str> = names.into_iter().collect();
-        let held = reader.names();
-        let without = |these: &[&str], others: &[&str]| -> Vec<String> {
-            these.iter().filter(|name| !others.contains(name)).map(|&name| name.to_owned()).collect()
-        };
-        let (missing, unknown) = (without(&names, &held), without(&held, &names));
-        if missing.is_empty() && unknown.is_empty() {
-            return Ok(());
-        }
-        Err(Error::OtherTensors { path: reader.path().to_owned(), missing, unknown })
-    }
-
     /// That an array of a file has the shape that the rest of the recording asks for.
     pub fn expect_shape(
         &self,
@@ -132,7 +118,24 @@ impl Recording {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+/// That a file holds tensors of just these names.
+pub(super) fn expect_names<'a>(
+    reader: &dyn Reader,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<(), Error> {
+    let names: Vec<&str> = names.into_iter().collect();
+    let held = reader.names();
+    let without = |these: &[&str], others: &[&str]| -> Vec<String> {
+        these.iter().filter(|name| !others.contains(name)).map(|&name| name.to_owned()).collect()
+    };
+    let (missing, unknown) = (without(&names, &held), without(&held, &names));
+    if missing.is_empty() && unknown.is_empty() {
+        return Ok(());
+    }
+    Err(Error::OtherTensors { path: reader.path().to_owned(), missing, unknown })
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
 }

@@ -17,6 +17,9 @@ pub enum Measure {
     Exact,
     /// Largest distance from a value other than the recorded one, which is noise.
     Bound,
+    /// Part of the values that differ, infinite where one differs by more than 1: levels of images that were cut
+    /// to whole ones.
+    Levels,
 }
 
 impl Measure {
@@ -29,6 +32,7 @@ impl Measure {
             Measure::Absolute => "1",
             Measure::Exact => "exact",
             Measure::Bound => "bound",
+            Measure::Levels => "levels",
         }
     }
 }
@@ -93,11 +97,24 @@ pub const LOGP: Tolerance = tolerance(Measure::Absolute, 1e-4);
 pub const BF16_CACHE_LOGITS: Tolerance = tolerance(Measure::Absolute, 2e-2);
 /// Log-probabilities of the same. Measured: 9e-4.
 pub const BF16_CACHE_LOGP: Tolerance = tolerance(Measure::Absolute, 5e-3);
+/// Sums of absolute values, in f64: numpy adds in pairs, we one after the other.
+pub const SUM_OF_ABS: Tolerance = tolerance(Measure::OfValue, 1e-12);
 /// A mean of a few whole numbers, in f32.
 pub const MEAN_LENGTH: Tolerance = tolerance(Measure::OfValue, 1e-6);
+/// Images behind a resize that truncates: the last bit of a sum decides between two levels. Two implementations of
+/// the reference's sums in float32 and float64 differed in 0.05 % of the values.
+pub const IMAGE_LEVELS: Tolerance = tolerance(Measure::Levels, 1e-3);
+/// Float images, of values in [-1, 1] or [0, 255].
+pub const FLOAT_IMAGE: Tolerance = tolerance(Measure::Absolute, 1e-4);
 /// Adam divides the noise that is the gradient of the vision tower's key bias by its own size: where that is
 /// trained, it ends anywhere within a few learning rates of its start, and nothing depends on it. Measured: 0.3.
 pub const ZERO_GRADIENT_LEARNING_RATES: f64 = 3.0;
+
+/// Sums in f64 of values whose absolute values add up to `sum_of_abs`, by which rounding is measured: the sum itself
+/// may cancel.
+pub fn sum_of(sum_of_abs: f64) -> Tolerance {
+    tolerance(Measure::Absolute, SUM_OF_ABS.limit * sum_of_abs)
+}
 
 /// Whether a parameter's gradient is zero by construction; see [`ZERO_GRADIENT`].
 pub fn has_zero_gradient(name: &str) -> bool {

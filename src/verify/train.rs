@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::program::{Batch, Session};
+use super::recording::expect_names;
 use super::tolerance::{
     ADAM_CHANGE, ADAM_PARAMS, EXACT, L2_GRADS, L2_PARAMS, L2_UPDATES, LOSS, MEAN_LENGTH, SCHEDULE, SGD_LOSS,
     SGD_LOSS_FLOAT16, SGD_PARAMS, ZERO_GRADIENT_LEARNING_RATES, has_zero_gradient,
@@ -56,7 +57,7 @@ pub(super) fn sgd(session: &Session) -> Result<Vec<Row>, Error> {
     let run = Run::replay(session, &loaded, &plain, &batches, FIRST_NOTEBOOK_STEP)?;
     sgd_steps(session, "", &run, &recorded.steps, SGD_LOSS, &mut rows)?;
     let params = recording.tensors("sgd_params.safetensors")?;
-    recording.expect_names(params.as_ref(), recorded.trainable.iter().map(String::as_str))?;
+    expect_names(params.as_ref(), recorded.trainable.iter().map(String::as_str))?;
     let finals = recording.specs.names().zip(&run.params);
     for (name, got) in finals.filter(|(name, _)| params.find(name).is_some()) {
         rows.push(Row::tensor(name, got, &params.read(name)?, SGD_PARAMS)?);
@@ -161,7 +162,7 @@ fn trainer(session: &Session, name: &str, rows: &mut Vec<Row>) -> Result<(), Err
 
     let params = recording.tensors(&format!("{name}_params.safetensors"))?;
     let changed = recording.specs.names().filter(|name| !recorded.unchanged.iter().any(|n| n == name));
-    recording.expect_names(params.as_ref(), changed)?;
+    expect_names(params.as_ref(), changed)?;
     for ((param, initial), got) in recording.specs.names().zip(&session.params).zip(&run.params) {
         let row = format!("{name}.{param}");
         if params.find(param).is_none() {

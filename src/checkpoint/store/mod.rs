@@ -4,19 +4,29 @@
 //! workdir/
 //!   checkpoint-000000100/          kept for ever (a multiple of keep_ckpt_steps)
 //!   checkpoint-000000150/          removed once the next one is complete
+//!     frozen-00001-of-00001.safetensors   what does not change: the same file in every checkpoint
 //!     state-00001-of-00002.safetensors
 //!     state-00002-of-00002.safetensors
 //!     manifest.json                step, the trainer's JSON state, tensors, a digest per file
 //!   LAST                           "checkpoint-000000150"
 //! ```
 //!
+//! Files that do not change are hard links to those of the checkpoint before: they take room once, and
+//! outlive whichever checkpoint is removed. So nobody is to write into a file of a checkpoint. Where asked
+//! to ([`Frozen::left_to`]), a checkpoint leaves what does not change to the files that it came from and holds
+//! digests only.
+//!
 //! A checkpoint is written in `checkpoint-…-tmp`, made durable, and renamed; then `LAST` is replaced; then
 //! checkpoints that are not to be kept are removed. Whatever moment a crash chooses, a directory under a
 //! final name is complete, and the checkpoint that `LAST` names is there. [`Store::open`] removes what a
 //! crash left over.
 
+mod base;
+mod frozen;
 mod manifest;
+mod write;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -25,18 +35,22 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde_json::Value;
 
+pub use base::BaseFile;
+pub use frozen::Frozen;
 pub use manifest::Checkpoint;
-use manifest::{FileEntry, Manifest, TensorEntry};
+use manifest::Manifest;
+use write::write_shards;
 
 use super::Error;
 use super::file::{rename, replace, sync_directory};
-use super::safetensors::Writer;
 use crate::array::HostArray;
 
 /// What `format` in a manifest must be.
 pub const FORMAT: &str = "paligemma-checkpoint";
-/// The version of the layout that this program writes, and the latest it reads.
-pub const VERSION: u32 = 1;
+/// The latest version of the layout that this program reads.
+pub const VERSION: u32 = 2;
+/// What it writes: checkpoints without a base are as they always were.
+const VERSION_WITHOUT_BASE: u32 = 1;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const LAST: &str = "LAST";
@@ -104,7 +118,22 @@ impl Store {
         state: Value,
         keep: bool,
     ) -> Result<PathBuf, Error> {
-        if let Err(error) = self.write_aside(step, tensors, state, keep) {
+        self.save_with(None, step, tensors, state, keep)
+    }
+
+    /// As [`save`](Store::save), with what is the same in every checkpoint besides.
+    ///
+    /// # Errors
+    /// As [`save`](Store::save), and when `frozen` cannot be read.
+    pub fn save_with(
+        &self,
+        frozen: Option<&mut Frozen>,
+        step: u64,
+        tensors: Vec<(String, HostArray)>,
+        state: Value,
+        keep: bool,
+    ) -> Result<PathBuf, Error> {
+        if let Err(error) = self.write_aside(frozen, step, tensors, state, keep) {
             // Best effort: what stays goes at the next start.
             let _ = fs::remove_dir_all(self.directory(step, TMP));
             return Err(error);
@@ -148,7 +177,8 @@ impl Store {
     /// a warning. `None` when the workdir holds no checkpoint.
     ///
     /// # Errors
-    /// When there are checkpoints and none is intact; lists what is wrong with each.
+    /// When there are checkpoints and none is intact; lists what is wrong with each. When the base that the
+    /// most recent one leaves parameters to is missing or has changed.
     pub fn load_latest(&self) -> Result<Option<Latest>, Error> {
         let mut candidates: Vec<PathBuf> =
             self.steps()?.into_iter().rev().map(|step| self.directory(step, "")).collect();
@@ -164,6 +194,8 @@ impl Store {
         for path in candidates {
             match Checkpoint::open(&path) {
                 Ok(checkpoint) => return Ok(Some(Latest { checkpoint, skipped })),
+                // It is whole itself, and an older one would want the same base.
+                Err(error) if error.is_of_base() => return Err(error),
                 Err(error) => {
                     tracing::warn!("skipping a damaged checkpoint: {error}");
                     skipped.push((path, error));
@@ -178,6 +210,7 @@ impl Store {
 
     fn write_aside(
         &self,
+        frozen: Option<&mut Frozen>,
         step: u64,
         tensors: Vec<(String, HostArray)>,
         state: Value,
@@ -186,60 +219,33 @@ impl Store {
         let directory = self.directory(step, TMP);
         remove_directory(&directory)?;
         fs::create_dir(&directory).map_err(Error::io("create", &directory))?;
-        let shards = self.shards(&directory, tensors)?;
-        let count = shards.len();
+        let names = tensors.iter().map(|(name, _)| name.as_str());
+        if let Some(name) = repeated(names.chain(frozen.iter().flat_map(|frozen| frozen.names()))) {
+            return Err(Error::DuplicateTensor { path: directory, name });
+        }
         let mut manifest = Manifest {
             format: FORMAT.to_owned(),
-            version: VERSION,
+            version: VERSION_WITHOUT_BASE,
             step,
             keep,
             state,
             files: Vec::new(),
             tensors: Vec::new(),
+            base: None,
         };
-        for (i, mut shard) in shards.into_iter().enumerate() {
-            let file = format!("state-{:05}-of-{count:05}.safetensors", i + 1);
-            let shapes: Vec<_> =
-                shard.iter().map(|(name, array)| (name.clone(), array.shape().clone())).collect();
-            let mut writer = Writer::create(&directory.join(&file), shapes, &Default::default())?;
-            for (name, shape) in writer.order().to_vec() {
-                let array = shard.swap_remove(&name);
-                writer.write(&name, array.as_ref().map_or(&[], HostArray::bytes))?;
-                manifest.tensors.push(TensorEntry {
-                    name,
-                    dtype: shape.dtype().name().to_owned(),
-                    shape: shape.dims().to_vec(),
-                    file: file.clone(),
-                });
-            }
-            let written = writer.finish()?;
-            manifest.files.push(FileEntry { name: file, bytes: written.bytes, blake3: written.blake3 });
+        if let Some(frozen) = frozen {
+            let placed = frozen.place(&directory, self.directory(step, ""), self.shard_bytes)?;
+            (manifest.files, manifest.tensors, manifest.base) = (placed.files, placed.tensors, placed.base);
+            manifest.version = if manifest.base.is_some() { VERSION } else { VERSION_WITHOUT_BASE };
         }
+        let shapes = tensors.iter().map(|(name, array)| (name.clone(), array.shape().clone())).collect();
+        let mut arrays: IndexMap<String, HostArray> = tensors.into_iter().collect();
+        // Each array is freed once it is written.
+        let take = |name: &str| Ok(arrays.swap_remove(name).expect("write_shards asks once for each tensor"));
+        let (files, entries) = write_shards(&directory, "state", shapes, self.shard_bytes, take)?;
+        manifest.files.extend(files);
+        manifest.tensors.extend(entries);
         manifest.write(&directory)
-    }
-
-    /// Distributes tensors over files of at most `shard_bytes`, in their order.
-    fn shards(
-        &self,
-        directory: &Path,
-        tensors: Vec<(String, HostArray)>,
-    ) -> Result<Vec<IndexMap<String, HostArray>>, Error> {
-        let mut names = std::collections::HashSet::new();
-        let mut shards = vec![IndexMap::new()];
-        let mut size = 0;
-        for (name, array) in tensors {
-            if !names.insert(name.clone()) {
-                return Err(Error::DuplicateTensor { path: directory.to_owned(), name });
-            }
-            let bytes = array.bytes().len() as u64;
-            if size > 0 && size + bytes > self.shard_bytes {
-                shards.push(IndexMap::new());
-                size = 0;
-            }
-            size += bytes;
-            shards.last_mut().expect("the list starts with one shard").insert(name, array);
-        }
-        Ok(shards)
     }
 
     /// Gives a checkpoint that is complete aside its final name.
@@ -326,6 +332,12 @@ pub(crate) fn last_of(workdir: &Path) -> Result<PathBuf, Error> {
     }
 }
 
+/// The first name that was there before.
+fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut seen = HashSet::new();
+    names.into_iter().find(|name| !seen.insert(*name)).map(str::to_owned)
+}
+
 fn directory_name(step: u64, suffix: &str) -> String {
     format!("checkpoint-{step:09}{suffix}")
 }
@@ -337,6 +349,12 @@ fn parse_name(name: &str) -> Option<(u64, &'static str)> {
     let step = rest[..end].parse().ok()?;
     // `checkpoint-5` is somebody else's: its name would not come back from its step.
     (directory_name(step, suffix) == name).then_some((step, suffix))
+}
+
+/// Whether a path is called as checkpoints are.
+pub(crate) fn is_called_checkpoint(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(parse_name).is_some_and(|(_, suffix)| suffix.is_empty())
 }
 
 fn remove_directory(path: &Path) -> Result<(), Error> {

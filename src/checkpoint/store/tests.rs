@@ -92,13 +92,13 @@ fn a_crash_at_any_moment_leaves_a_loadable_checkpoint() {
         save(&store, 100, false);
         if reached == 0 {
             // Within writing: a shard is there, the manifest is not.
-            store.write_aside(200, tensors(200.0), json!({}), false).unwrap();
+            store.write_aside(None, 200, tensors(200.0), json!({}), false).unwrap();
             fs::remove_file(store.directory(200, TMP).join(MANIFEST)).unwrap();
             std::mem::forget(PendingFile::create(&dir.path().join(LAST)).unwrap());
             assert!(names(dir.path()).iter().any(|name| name.ends_with(".tmp")));
         }
         if reached >= 1 {
-            store.write_aside(200, tensors(200.0), json!({}), false).unwrap();
+            store.write_aside(None, 200, tensors(200.0), json!({}), false).unwrap();
         }
         if reached >= 2 {
             store.publish(200).unwrap();
@@ -123,7 +123,7 @@ fn a_crash_while_a_step_is_saved_again_loses_neither() {
     let store = Store::open(dir.path()).unwrap();
     save(&store, 100, false);
     // Between the two renames of `publish`.
-    store.write_aside(100, tensors(100.0), json!({ "again": true }), false).unwrap();
+    store.write_aside(None, 100, tensors(100.0), json!({ "again": true }), false).unwrap();
     rename(&store.directory(100, ""), &store.directory(100, OLD)).unwrap();
     drop(store);
     let store = Store::open(dir.path()).unwrap();
@@ -207,9 +207,9 @@ fn a_manifest_of_the_future_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     save(&store, 1, false);
-    edit(&store.directory(1, "").join(MANIFEST), "\"version\": 1", "\"version\": 2");
+    edit(&store.directory(1, "").join(MANIFEST), "\"version\": 1", "\"version\": 3");
     let error = store.load(1).err().unwrap().to_string();
-    assert!(error.ends_with("reads \"paligemma-checkpoint\" up to version 1"), "{error}");
+    assert!(error.ends_with("reads \"paligemma-checkpoint\" up to version 2"), "{error}");
 }
 
 #[test]

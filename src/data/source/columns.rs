@@ -347,7 +347,10 @@ mod tests {
         let fields: Vec<Field> =
             columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
         let about = json!({"info": {"features": about}}).to_string();
-        let schema = Schema::new_with_metadata(fields, [("huggingface".to_owned(), about)].into());
+        let schema = Schema::new_with_metadata(
+            fields,
+            std::collections::HashMap::from([("huggingface".to_owned(), about)]),
+        );
         RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, array)| array).collect()).unwrap()
     }
 

@@ -1,7 +1,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Row, Source, file_name, list, out_of_range, read_file};
+use super::{Error, Row, Source, file_name, fingerprint, list, out_of_range, read_file};
 use crate::data::Value;
 
 /// Endings of picture files that are looked for in folders.
@@ -73,6 +73,12 @@ impl Source for ImageFolder {
 
     fn locate(&self, index: usize) -> String {
         self.path(index).unwrap_or(&self.root).display().to_string()
+    }
+
+    /// The names of all files below the root; their sizes would take a look at every one.
+    fn fingerprint(&self) -> u64 {
+        let names = self.files.iter().map(|(_, path)| path.strip_prefix(&self.root).unwrap_or(path));
+        fingerprint(names.map(|name| name.as_os_str().as_encoded_bytes()))
     }
 }
 

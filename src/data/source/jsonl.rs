@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::de::IgnoredAny;
 
-use super::{Error, Row, Source, out_of_range, refuse_remote};
+use super::{Error, Row, Source, fingerprint, out_of_range, refuse_remote};
 use crate::data::Value;
 
 /// Options of a `.jsonl` source, with big_vision's names and meaning.
@@ -151,6 +151,14 @@ impl Source for Jsonl {
 
     fn locate(&self, index: usize) -> String {
         format!("{}:{}", self.path.display(), self.line_number(index))
+    }
+
+    /// The file's name, and which of its bytes and lines are used.
+    fn fingerprint(&self) -> u64 {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let [begin, end] = [self.offsets.first(), self.offsets.last()].map(|offset| offset.copied());
+        let range = format!("{}..{}", begin.unwrap_or(0), end.unwrap_or(0));
+        fingerprint([&*name, &range, &format!("{}+{}", self.start, self.len())])
     }
 }
 

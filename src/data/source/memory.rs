@@ -1,4 +1,4 @@
-use super::{Error, Row, Source, out_of_range};
+use super::{Error, Row, Source, fingerprint, out_of_range};
 
 /// Rows held in memory: for tests, benches and rows made by the program itself.
 #[derive(Debug, Clone)]
@@ -28,5 +28,9 @@ impl Source for MemorySource {
 
     fn locate(&self, index: usize) -> String {
         format!("{}[{index}]", self.name)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint([&self.name, &self.rows.len().to_string()])
     }
 }

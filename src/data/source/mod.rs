@@ -1,10 +1,13 @@
 //! Where rows come from. A source is indexed when it is opened and read row by row, in any order, from
 //! several threads.
 
+mod cached;
 mod columns;
 pub(super) mod detection;
 mod example;
+mod fingerprint;
 mod frames;
+mod hub;
 mod imagefolder;
 mod jsonl;
 mod memory;
@@ -18,11 +21,15 @@ mod tfds_features;
 mod tfrecord;
 mod webdataset;
 
+pub use cached::Cached;
 pub use detection::{
     Annotated, Annotations, Classes, Coco, DetectOptions, DetectionSource, ImageFile, Object, Voc,
     VocOptions, Yolo,
 };
+pub use fingerprint::fingerprint;
+use fingerprint::fingerprint_of_records;
 pub use frames::{Frames, FramesOptions};
+pub use hub::HubDataset;
 pub use imagefolder::ImageFolder;
 pub use jsonl::{Jsonl, JsonlOptions};
 pub use memory::MemorySource;
@@ -69,6 +76,13 @@ pub trait Source: Send + Sync {
 
     /// Where row `index` is written, for messages: `train.jsonl:17`.
     fn locate(&self, index: usize) -> String;
+
+    /// A number that changes when the rows do, as far as that can be told without reading them: made with
+    /// [`fingerprint`] of the names and sizes of files and of the options that choose rows. Folders are no part
+    /// of it, so that data may move. A run refuses to go on when the number has changed.
+    fn fingerprint(&self) -> u64 {
+        fingerprint([self.len().to_string()])
+    }
 }
 
 /// The error that every source gives for an index past its end.

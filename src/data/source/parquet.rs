@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::columns::Columns;
 use super::shards::{ShardReader, Shards, expand};
 use super::split::{self, Part, StoredSplit};
-use super::{Error, Row, Source, file_name, out_of_range};
+use super::{Error, Row, Source, file_name, fingerprint, out_of_range};
 use crate::data::Value;
 
 /// Which rows and columns of parquet files a [`Parquet`] source reads.
@@ -220,6 +220,16 @@ impl Source for Parquet {
         let before: i64 = groups.iter().map(RowGroupMetaData::num_rows).sum();
         let row = before as usize + block.rows.start + index - self.ranges[number].start;
         format!("{} (row {row})", self.shards.path(block.file).display())
+    }
+
+    /// The names of the files, and which of their rows are used.
+    fn fingerprint(&self) -> u64 {
+        let names = (0..self.shards.len()).map(|file| file_name(self.shards.path(file)).into_owned());
+        let blocks = self.blocks.iter().map(|block| {
+            let Block { file, group, rows } = block;
+            format!("{file} {group} {}..{}", rows.start, rows.end)
+        });
+        fingerprint(names.chain(blocks))
     }
 }
 

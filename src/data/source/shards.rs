@@ -219,9 +219,12 @@ pub(super) fn is_gzip(first: &[u8]) -> bool {
 /// `**`), or has braces (`shard-{000000..000123}.tar`, `{train,val}.tar`), each of which must exist.
 ///
 /// # Errors
-/// When a pattern names nothing, or files whose names count them (`-00000-of-00002`) are not all there.
+/// When there is no pattern, one names nothing, or files whose names count them (`-00000-of-00002`) are not all there.
 pub(super) fn expand(patterns: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
+    if patterns.is_empty() {
+        return Err(Error::Options { problem: "no files are named".to_owned() });
+    }
     for pattern in patterns {
         refuse_remote(pattern)?;
         if pattern.is_file() {
@@ -276,7 +279,8 @@ fn glob_files(pattern: &Path, text: &str, files: &mut Vec<PathBuf>) -> Result<()
     Ok(())
 }
 
-fn list_below(folder: &Path, endings: &[&str], files: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// The files below a folder whose names end in one of `endings`, sorted.
+pub(super) fn list_below(folder: &Path, endings: &[&str], files: &mut Vec<PathBuf>) -> Result<(), Error> {
     for path in super::list(folder)? {
         if path.is_dir() {
             list_below(&path, endings, files)?;

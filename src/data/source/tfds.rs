@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::shards::{Extent, Shards};
 use super::split::{self, StoredSplit};
 use super::tfds_features::Features;
-use super::{Error, Row, Source, example, list, out_of_range, read_file, records};
+use super::{Error, Row, Source, example, fingerprint_of_records, list, out_of_range, read_file, records};
 use crate::data::Value;
 
 /// Which part of which data set a [`Tfds`] source reads.
@@ -158,6 +158,10 @@ impl Source for Tfds {
             }
             None => format!("row {index} of {}", self.describe()),
         }
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint_of_records(&self.shards, self.rows.iter().map(|place| place.extent))
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::example::{self, Element};
 use super::shards::{Extent, Shards, expand, is_gzip};
-use super::{Error, Row, Source, out_of_range, records};
+use super::{Error, Row, Source, fingerprint_of_records, out_of_range, records};
 use crate::data::Value;
 
 /// What a feature of a TFRecord file is in a row.
@@ -135,6 +135,10 @@ impl Source for TfRecord {
             }
             None => format!("row {index} of {}", self.describe()),
         }
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint_of_records(&self.shards, self.rows.iter().copied())
     }
 }
 

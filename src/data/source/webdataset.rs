@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::shards::{Extent, Shards, expand, is_gzip};
-use super::{Error, Row, Source, out_of_range};
+use super::{Error, Row, Source, fingerprint_of_records, out_of_range};
 use crate::data::Value;
 
 /// Tar files of samples, as WebDataset writes them: members that follow each other and share a name up to the
@@ -94,6 +94,10 @@ impl Source for WebDataset {
             }
             None => format!("row {index} of {}", self.describe()),
         }
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint_of_records(&self.shards, self.rows.iter().copied())
     }
 }
 

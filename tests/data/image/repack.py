@@ -1,7 +1,7 @@
 """Copies what the tests need of the full image recordings: python repack.py SOURCE_FOLDER.
 
-Kept: all small image files; all pp cases whose tensor is below 60 kB, and one of the model's own size; the
-notebook cases at size 64 whose pixels every decoder agrees on.
+Kept: all small image files; all pp cases whose tensor is below 60 kB, and one of the model's own size; digests of
+all decoded pixels; the notebook cases at size 64 whose pixels every decoder agrees on.
 """
 
 import json
@@ -52,6 +52,12 @@ def main(source):
   write(HERE / "pp_image.safetensors", {c["key"]: tensors[c["key"]] for c in cases if "key" in c})
   lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
   (HERE / "pp_image.json").write_text('{"cases":[\n' + lines + "\n]}\n")
+
+  digests = {}
+  for image in json.loads((source / "decode_stats.json").read_text())["images"]:
+    digests[image["image"]] = {k: v for k, v in image.get("sha256_rgb", {}).items() if k != "pil_rgb" and v}
+  lines = ",\n".join(f'"{name}":' + json.dumps(kinds, separators=(",", ":")) for name, kinds in digests.items())
+  (HERE / "decoded.json").write_text("{\n" + lines + "\n}\n")
 
   recording = json.loads((source / "notebook.json").read_text())
   tensors = read(source / "notebook.safetensors")

@@ -109,11 +109,11 @@ impl Annotations for Yolo {
             let line = number as u64 + 1;
             objects.push(object.map_err(|problem| Error::BadLine { path: labels.clone(), line, problem })?);
         }
-        Ok(Annotated {
-            id: image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            objects,
-            ..Annotated::new(ImageFile::Path(image.clone()))
-        })
+        Ok(Annotated { id: self.name(index), objects, ..Annotated::new(ImageFile::Path(image.clone())) })
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.images.get(index).map_or_else(String::new, |path| super::file_name(path).into_owned())
     }
 
     fn describe(&self) -> String {

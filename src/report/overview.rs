@@ -1,10 +1,20 @@
 //! The table of parameters that is shown after a model is loaded.
 
-use super::ParamSpecs;
+use super::table::{Align, Table};
+use super::units::{binary_size, grouped};
+use crate::params::ParamSpecs;
 
 /// A row per parameter with shape, dtype, size and whether it is trained, then the totals.
 pub fn overview(specs: &ParamSpecs, is_trained: impl Fn(&str) -> bool) -> String {
-    let mut rows = vec![["name", "shape", "dtype", "parameters", "bytes", ""].map(str::to_owned)];
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("name", Left),
+        ("shape", Left),
+        ("dtype", Left),
+        ("parameters", Right),
+        ("bytes", Right),
+        ("", Left),
+    ]);
     // Number of parameters, scalars and bytes: trained, then frozen.
     let mut totals = [[0usize; 3]; 2];
     for spec in specs {
@@ -13,75 +23,23 @@ pub fn overview(specs: &ParamSpecs, is_trained: impl Fn(&str) -> bool) -> String
         for (total, more) in totals[usize::from(!trained)].iter_mut().zip([1, elements, bytes]) {
             *total += more;
         }
-        rows.push([
+        table.row([
             spec.name.clone(),
             format!("{:?}", spec.shape.dims()),
             spec.shape.dtype().to_string(),
             grouped(elements),
             binary_size(bytes),
-            status(trained).to_owned(),
+            if trained { "trained" } else { "frozen" }.to_owned(),
         ]);
     }
+    table.rule();
     let [trained, frozen] = totals;
     let all = [0, 1, 2].map(|i| trained[i] + frozen[i]);
-    let last = rows.len();
     for (label, [count, elements, bytes]) in [("trained", trained), ("frozen", frozen), ("total", all)] {
         let name = format!("{label} ({count})");
-        rows.push([name, String::new(), String::new(), grouped(elements), binary_size(bytes), String::new()]);
+        table.row([name, String::new(), String::new(), grouped(elements), binary_size(bytes)]);
     }
-    layout(&rows, &[1, last])
-}
-
-fn status(trained: bool) -> &'static str {
-    if trained { "trained" } else { "frozen" }
-}
-
-/// Columns as wide as their widest cell, numbers to the right, a rule above the rows listed in `rules`.
-fn layout(rows: &[[String; 6]], rules: &[usize]) -> String {
-    let widths: [usize; 6] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
-    let mut text = String::new();
-    for (i, row) in rows.iter().enumerate() {
-        if rules.contains(&i) {
-            text.push_str(&"-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1)));
-            text.push('\n');
-        }
-        let mut line = String::new();
-        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            let numeric = column == 3 || column == 4;
-            let cell = if numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
-            line.push_str(if column == 0 { "" } else { "  " });
-            line.push_str(&cell);
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// `1,234,567`.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `1.50 GiB`.
-fn binary_size(bytes: usize) -> String {
-    let (mut size, mut unit) = (bytes as f64, "B");
-    for larger in ["KiB", "MiB", "GiB", "TiB"] {
-        if size < 1024.0 {
-            break;
-        }
-        (size, unit) = (size / 1024.0, larger);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{size:.2} {unit}") }
+    table.to_string()
 }
 
 #[cfg(test)]

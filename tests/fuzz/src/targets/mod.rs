@@ -1,0 +1,53 @@
+//! A module for each target, with its `run` and `seeds`.
+
+pub mod npz;
+pub mod safetensors_index;
+pub mod zarr;
+
+use std::path::{Path, PathBuf};
+
+use paligemma::array::{DType, HostArray, Shape};
+use paligemma::checkpoint::Reader;
+
+/// A file of the project's tests.
+pub(crate) fn test_data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data").join(name)
+}
+
+/// A chunk that is absent, or well packed, stands for far more than its bytes: allowed, and slow.
+const MAX_BYTES: usize = 1 << 26;
+
+/// Reads every tensor in every way, which must agree. `None` where any is refused.
+pub(crate) fn read_all(reader: &dyn Reader) -> Option<()> {
+    let mut all = Some(());
+    for name in reader.names() {
+        let shape = reader.shape(name).expect("a name that the reader gave");
+        if shape.num_bytes() > MAX_BYTES {
+            continue;
+        }
+        let Ok(array) = reader.read(name) else {
+            assert!(reader.read(name).is_err(), "{name:?} is refused once only");
+            all = None;
+            continue;
+        };
+        assert_eq!(array.shape(), shape);
+        if let Some(bytes) = reader.borrow(name).expect("it was read before") {
+            assert!(bytes == array.bytes(), "{name:?} is borrowed with other bytes");
+        }
+        reader.release(name);
+        assert!(reader.read(name).expect("it was read before") == array, "{name:?} changes");
+    }
+    all
+}
+
+/// One array of every dtype, with dimensions of every number up to three.
+pub(crate) fn arrays() -> Vec<(String, HostArray)> {
+    let dims: [&[usize]; 4] = [&[], &[3], &[2, 0], &[1, 2, 2]];
+    let array = |(i, dtype): (usize, DType)| {
+        let shape = Shape::new(dtype, dims[i % dims.len()]);
+        let bytes: Vec<u8> = (0..shape.num_bytes()).map(|byte| (byte % 2) as u8).collect();
+        let array = HostArray::from_bytes(shape, &bytes).expect("as many bytes as the shape has");
+        (format!("part{}/{}", i % 2, dtype.name()), array)
+    };
+    DType::ALL.into_iter().enumerate().map(array).collect()
+}
