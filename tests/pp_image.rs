@@ -56,7 +56,7 @@ fn chains_and_the_notebook_match_their_recordings() {
         panic!("{report:?}");
     };
     let of = |part: &str| rows.iter().filter(|row| row.name.contains(part)).count();
-    assert_eq!((rows.len(), of(".jpg "), of("notebook "), of("resize")), (0, 0, 0, 0));
+    assert_eq!((rows.len(), of(".jpg "), of("notebook "), of("resize")), (219, 85, 8, 152));
     // Few values of few images are a level off; decoded pixels are exact.
     let off = rows.iter().filter(|row| row.error > 0.0 && row.tolerance.measure == Measure::Levels);
     assert!(off.count() <= 20, "{}", report.to_text(true));
@@ -97,7 +97,7 @@ fn decoded_pixels_are_exact() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 0);
+    assert_eq!(compared, 48);
 }
 
 #[test]

@@ -113,7 +113,7 @@ mod tests {
         let env = Env::new(".");
         let show = |pp: &str| Pipeline::parse(pp, &env).unwrap_err().to_string();
         insta::assert_snapshot!(show("decode|resise(8)"), @r##"
-        unknown pp op `resise`, did you mean `resize` or `reshape`?
+        unknown pp op `resise`, did you mean `resize` or `reshape` or `resize_r`?
           decode|resise(8)
                  ^
         "##);

@@ -244,7 +244,7 @@ mod tests {
         for round in 0..200 {
             let block: Block = std::array::from_fn(|i| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let size = 400 / (1 + i as i32 * round % 50);
+                let size = 400 / (1 + i as i32 * (1 + round % 50));
                 ((state >> 8) as i32 % (2 * size + 1) - size) as i16
             });
             for (idct, most) in [(Idct::Accurate, 1.0), (Idct::Fast, 14.0)] {

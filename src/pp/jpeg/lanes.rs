@@ -341,10 +341,8 @@ mod tests {
             agree!(v, v[3].dot(v[4], 10_703, -15_137).descale::<18>());
             agree!(v, (v[3].dot(v[4], 4433, 2446) - v[5].widen_shl_13()).descale::<11>().shr::<7>());
             agree!(v, (v[3].dot(v[4], -7373, 9633) + v[6].widen_shl_13()).descale::<18>());
-            for i in 0..8 {
-                let transposed = sse2::I16x8::transpose(a)[i].shr::<8>().to_samples();
-                assert_eq!(transposed, arrays::I16x8::transpose(b)[i].shr::<8>().to_samples());
-            }
+            let transposed = sse2::I16x8::transpose(a).map(sse2::I16x8::to_array);
+            assert_eq!(transposed, arrays::I16x8::transpose(b).map(arrays::I16x8::to_array));
         }
     }
 }
