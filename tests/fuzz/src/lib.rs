@@ -38,7 +38,9 @@ pub fn write_seeds(seeds: fn() -> Vec<Vec<u8>>) {
 
 targets! {
     npz,
+    pp_parser,
     safetensors_index,
+    tokenizer_model,
     zarr,
 }
 

@@ -1,7 +1,9 @@
 //! A module for each target, with its `run` and `seeds`.
 
 pub mod npz;
+pub mod pp_parser;
 pub mod safetensors_index;
+pub mod tokenizer_model;
 pub mod zarr;
 
 use std::path::{Path, PathBuf};
