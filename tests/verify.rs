@@ -160,7 +160,23 @@ fn configs_pass() {
 
 #[test]
 fn data_passes() {
-    let expected = [("jsonl rows", 46), ("jsonl errors", 4), ("imagefolder rows", 28)];
+    let expected = [
+        ("jsonl rows", 46),
+        ("jsonl errors", 4),
+        ("imagefolder rows", 28),
+        ("tfrecord features", 30),
+        ("tfds rows", 26),
+        ("tfds splits", 4),
+        ("webdataset samples", 25),
+        ("parquet captions", 25),
+        ("parquet detection", 25),
+        ("detection boxes", 72),
+        ("detection texts", 144),
+        ("detection big_vision_refcoco_loc", 52),
+        ("detection pycocotools", 25),
+        ("parquet detection texts", 49),
+        ("parquet big_vision_refcoco_loc", 46),
+    ];
     assert_eq!(cases_without_a_device("data", &[]), counts(&expected));
 }
 

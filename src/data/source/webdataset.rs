@@ -48,7 +48,10 @@ impl WebDataset {
     fn read(&self, bytes: &[u8], index: usize) -> Result<Row, String> {
         let mut row = Row::from([("id".to_owned(), Value::Str(index.to_string()))]);
         let cannot_read = |error: std::io::Error| format!("cannot read a member: {error}");
-        for entry in tar::Archive::new(bytes).entries().map_err(cannot_read)? {
+        // A sample ends where the content of its last member does; tar files fill that up to a whole block.
+        let fill = [0; BLOCK as usize];
+        let fill = &fill[..bytes.len().next_multiple_of(fill.len()) - bytes.len()];
+        for entry in tar::Archive::new(bytes.chain(fill)).entries().map_err(cannot_read)? {
             let mut entry = entry.map_err(cannot_read)?;
             let Some((key, field)) = sample_name(&entry)? else { continue };
             let mut content = Vec::with_capacity(entry.size().min(bytes.len() as u64) as usize);

@@ -79,8 +79,10 @@ fn row_to_json(row: &data::Row) -> Json {
 fn compare(tally: &mut Tally, source: &dyn Source, expected: &[Json], shown: impl Fn(usize, Json) -> Json) {
     tally.case(source.len() == expected.len(), format!("number of rows of {}", source.describe()));
     for (index, expected) in expected.iter().enumerate() {
-        let got = source.get(index).map(|row| shown(index, row_to_json(&row)));
-        tally.case(got.is_ok_and(|got| got == *expected), source.locate(index));
+        match source.get(index) {
+            Ok(row) => tally.case(shown(index, row_to_json(&row)) == *expected, source.locate(index)),
+            Err(error) => tally.case(false, error),
+        }
     }
 }
 
