@@ -175,7 +175,7 @@ fn data_passes() {
         ("detection big_vision_refcoco_loc", 52),
         ("detection pycocotools", 25),
         ("parquet detection texts", 49),
-        ("detection big_vision_refcoco_loc", 46),
+        ("parquet big_vision_refcoco_loc", 46),
     ];
     assert_eq!(cases_without_a_device("data", &[]), counts(&expected));
 }

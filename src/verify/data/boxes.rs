@@ -60,7 +60,7 @@ pub(super) fn sets(dir: &Path, recorded: &Json) -> Option<Vec<Row>> {
         }
     }
     let pycocotools = pycocotools(dir, recorded["pycocotools"].as_array()?)?;
-    Some([boxes.rows(), texts.rows(), big_vision_bins(images)?, pycocotools].concat())
+    Some([boxes.rows(), texts.rows(), big_vision_bins("detection", images)?, pycocotools].concat())
 }
 
 fn file_name(annotated: &Annotated) -> Option<String> {
@@ -119,8 +119,8 @@ fn compare_boxes(tally: &mut Tally, set: &dyn Annotations, images: &[Json]) -> O
 }
 
 /// What big_vision's op for masks writes of a box; it fails where the box has no pixel.
-fn big_vision_bins(images: &[Json]) -> Option<Vec<Row>> {
-    let mut tally = Tally::new("detection big_vision_refcoco_loc");
+fn big_vision_bins(set: &str, images: &[Json]) -> Option<Vec<Row>> {
+    let mut tally = Tally::new(format!("{set} big_vision_refcoco_loc"));
     for image in images {
         let texts = image["big_vision_refcoco_loc"].as_array()?;
         for ((corners, label), text) in drawn(image)?.into_iter().zip(texts) {
@@ -146,7 +146,7 @@ fn pycocotools(dir: &Path, views: &[Json]) -> Option<Vec<Row>> {
     for (index, view) in views.iter().enumerate() {
         let boxes = view["bbox"].as_array()?.iter().map(corners).collect::<Option<Vec<_>>>()?;
         let holds = set.annotated(index).is_ok_and(|annotated| {
-            annotated.id == view["image_id"].to_string()
+            view["image_id"] == Json::from(annotated.id.parse::<i64>().ok())
                 && file_name(&annotated).as_deref() == view["file_name"].as_str()
                 && annotated.objects.iter().map(|object| object.corners).eq(boxes)
                 && annotated.objects.iter().map(|object| Json::from(object.label.as_str())).collect::<Json>()
@@ -178,7 +178,7 @@ pub(super) fn parquet_strings(dir: &Path, recorded: &Json) -> Option<Vec<Row>> {
             tally.case(got.as_deref() == image[rule].as_str(), format!("{rule} {}", source.locate(index)));
         }
     }
-    Some([tally.rows(), big_vision_bins(images)?].concat())
+    Some([tally.rows(), big_vision_bins("parquet", images)?].concat())
 }
 
 fn text_of(row: &data::Row, classes: &[String], loc: LocOptions) -> Option<String> {

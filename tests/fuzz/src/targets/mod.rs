@@ -2,9 +2,11 @@
 
 pub mod npz;
 pub mod parquet;
+pub mod pp_parser;
 pub mod safetensors_index;
 pub mod tar;
 pub mod tfrecord;
+pub mod tokenizer_model;
 pub mod zarr;
 
 use std::path::{Path, PathBuf};
