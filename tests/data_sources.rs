@@ -491,7 +491,9 @@ fn boxed_rows_have_pictures_prompts_and_the_recorded_answers() {
                 let image = drawn.iter().find(|image| image["file"] == name.as_str()).unwrap();
                 let row = source.get(index).unwrap();
                 assert_eq!(row["suffix"].as_str().unwrap(), image[rule], "{}", source.locate(index));
-                assert_eq!(row["prefix"].as_str().unwrap().split(" ; ").count(), 4);
+                // Pascal VOC names no classes: those of a split are what its pictures show.
+                let least = if source.describe().starts_with("voc") { 3 } else { 4 };
+                assert!(row["prefix"].as_str().unwrap().split(" ; ").count() >= least);
                 let bytes = row["image"].as_bytes().unwrap();
                 if source.describe().starts_with("coco") {
                     assert_eq!(sha256(bytes), image["sha256"]);

@@ -18,7 +18,7 @@ fn preview_of(changes: &[(&str, &str)], options: &Options) -> Result<Preview, St
 input:
   data: {name: yolo, path: DATA}
   pp: >-
-    decode|resize(16)|value_range(-1, 1)|tok(key="prefix", bos="yes", model='sp("tokenizer.model")')|tok(key="suffix", eos="yes", model='sp("tokenizer.model")')|masked_concat(["prefix", "suffix"], mask_ar=[0, 1], mask_loss=[0, 1])|tolen(64, pad_value=0, key="text")|tolen(64, pad_value=1, key="mask_ar")|tolen(64, pad_value=0, key="mask_loss")|keep("image", "text", "mask_ar", "mask_loss")
+    decode|resize(16)|value_range(-1, 1)|tok(key="prefix", bos="yes", model='sp("tokenizer.model")')|tok(key="suffix", eos="yes", model='sp("tokenizer.model")')|masked_concat(["prefix", "suffix"], mask_ar=[0, 1], mask_loss=[0, 1])|tolen(96, pad_value=0, key="text")|tolen(96, pad_value=1, key="mask_ar")|tolen(96, pad_value=0, key="mask_loss")|keep("image", "text", "mask_ar", "mask_loss")
   batch_size: 4
 total_steps: 1
 model: {image_size: 16}
@@ -42,7 +42,7 @@ fn examples_are_what_the_model_gets() {
     let preview = preview_of(&[], &options()).unwrap();
     let part = &preview.parts[0];
     assert_eq!((part.name.as_str(), part.examples.len(), part.num_failed), ("input", 2, 0));
-    assert_eq!((part.lengths.len(), part.lengths.room), (20, Some(64)));
+    assert_eq!((part.lengths.len(), part.lengths.room), (20, Some(96)));
     let example = &part.examples[0];
     assert!(example.name.ends_with("yolo/images/train/000000.jpg"), "{}", example.name);
     assert_eq!(example.prompt, "detect circle ; square ; triangle ; license_plate");
@@ -54,16 +54,16 @@ fn examples_are_what_the_model_gets() {
     let picture = example.picture.as_ref().unwrap();
     assert_eq!((picture.width(), picture.height()), (16, 16));
     assert_eq!(example.problems, [""; 0]);
-    assert_eq!(example.tokens.len(), 64);
+    assert_eq!(example.tokens.len(), 96);
     assert_eq!(example.tokens[0].text, "<bos>");
     assert!(example.tokens.iter().any(|token| token.text == "<loc0847>" && token.role == Role::Trained));
-    assert_eq!(example.tokens[63].role, Role::Padding);
+    assert_eq!(example.tokens[95].role, Role::Padding);
 }
 
 #[test]
 fn what_is_wrong_is_said() {
     let changes = [
-        ("tolen(64", "tolen(24"),
+        ("tolen(96", "tolen(24"),
         ("resize(16)", "resize(8)"),
         (
             ", eos=\"yes\", model='sp(\"tokenizer.model\")')|masked",
@@ -77,7 +77,7 @@ fn what_is_wrong_is_said() {
     for expected in [
         "image is f32[8,8,3], but model.image_size is 16",
         "tokens do not fit into 24 and are cut off",
-        "the answer does not end with the end token",
+        "no token is trained on: mask_loss is 0 everywhere",
     ] {
         assert!(problems.contains(expected), "{problems}");
     }
