@@ -48,7 +48,7 @@ pub struct Args {
     /// How a coordinate between two location tokens goes to one of them
     #[arg(long, value_enum, default_value = "half-even")]
     loc_round: LocRound,
-    /// Whether coordinates outside of the tokens go to the first or last one; false writes <loc1024>, which is
+    /// Whether coordinates outside of the tokens go to the first or last one; false writes `<loc1024>`, which is
     /// not a token
     #[arg(
         long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",

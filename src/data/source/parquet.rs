@@ -39,7 +39,7 @@ pub struct ParquetOptions {
 /// `path`) become bytes, with `image_path` beside them where there is a path; other structs become dicts and
 /// nulls no field at all. Class labels are numbers, whose names the files tell.
 ///
-/// Rows cannot be read one by one: they are decoded in [`blocks`](Source::blocks) of about [`BLOCK_BYTES`], of
+/// Rows cannot be read one by one: they are decoded in [`blocks`](Source::blocks) of about `BLOCK_BYTES`, of
 /// which those used last stay in memory.
 #[derive(Debug)]
 pub struct Parquet {
