@@ -200,7 +200,9 @@ fn rows_then_columns<T: Sample>(source: &Source<T>, rows: &Taps, columns: &Taps,
         let (fours, rest) = weights.as_chunks::<4>();
         for (k, &weights) in fours.iter().enumerate() {
             let first = start + 4 * k;
-            add_four_rows([0, 1, 2, 3].map(|i| source.row(first + i)), weights, &mut row);
+            let rows =
+                [source.row(first), source.row(first + 1), source.row(first + 2), source.row(first + 3)];
+            add_four_rows(rows, weights, &mut row);
         }
         for (y, &weight) in (start + 4 * fours.len()..).zip(rest) {
             add_row(source.row(y), weight, &mut row);

@@ -128,7 +128,7 @@ wide! {
             let r = y + ((R_CR * cr + HALF) >> 16);
             let g = y + ((G_CB * cb + G_CR * cr + HALF) >> 16);
             let b = y + ((B_CB * cb + HALF) >> 16);
-            *pixel = [r, g, b].map(|level| level.clamp(0, 255) as u8);
+            *pixel = [r.clamp(0, 255) as u8, g.clamp(0, 255) as u8, b.clamp(0, 255) as u8];
         }
     }
 }

@@ -45,8 +45,8 @@ impl Idct {
             [self.flat(block[0].wrapping_mul(multipliers[0])); 8]
         } else {
             let (values, factors) = (block.as_chunks::<8>().0, multipliers.as_chunks::<8>().0);
-            let columns =
-                std::array::from_fn(|i| I16x8::from_array(values[i]) * I16x8::from_array(factors[i]));
+            let row = |i: usize| I16x8::from_array(values[i]) * I16x8::from_array(factors[i]);
+            let columns = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
             match self {
                 Idct::Fast => fast(columns),
                 // libjpeg-turbo's shortcut, which matters where numbers overflow.
@@ -56,8 +56,8 @@ impl Idct {
                 Idct::Accurate => accurate_rows(descale::<11>(accurate_pass(columns))),
             }
         };
-        for (row, out) in rows.iter().zip(out.chunks_mut(stride)) {
-            out[..8].copy_from_slice(row);
+        for (y, row) in rows.iter().enumerate() {
+            out[y * stride..][..8].copy_from_slice(row);
         }
     }
 
@@ -138,7 +138,7 @@ fn accurate_rows(rows: [I16x8; 8]) -> [[u8; 8]; 8] {
     samples(I16x8::transpose(descale::<18>(accurate_pass(I16x8::transpose(rows)))))
 }
 
-// `array::map` of these is not always inlined.
+// `array::map` and `from_fn` are not always inlined, and cost more than the transforms then.
 
 #[inline(always)]
 fn samples([a, b, c, d, e, f, g, h]: [I16x8; 8]) -> [[u8; 8]; 8] {

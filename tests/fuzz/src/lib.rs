@@ -37,6 +37,7 @@ pub fn write_seeds(seeds: fn() -> Vec<Vec<u8>>) {
 }
 
 targets! {
+    image_decode,
     npz,
     parquet,
     pp_parser,
