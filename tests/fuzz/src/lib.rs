@@ -37,6 +37,7 @@ pub fn write_seeds(seeds: fn() -> Vec<Vec<u8>>) {
 }
 
 targets! {
+    detection_string,
     image_decode,
     npz,
     parquet,

@@ -1,5 +1,6 @@
 //! A module for each target, with its `run` and `seeds`.
 
+pub mod detection_string;
 pub mod image_decode;
 pub mod npz;
 pub mod parquet;
