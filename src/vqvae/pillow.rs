@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn halves_and_doubles_as_pillow_does() {
         // Image.fromarray(np.float32([[0, 4, 8, 12]])).resize((2, 1), BILINEAR)
-        assert_eq!(resize(&[0.0, 4.0, 8.0, 12.0], [1, 4], [1, 2]), [2.857_142_9, 9.142_858]);
+        assert_eq!(resize(&[0.0, 4.0, 8.0, 12.0], [1, 4], [1, 2]), [2.857_143, 9.142_858]);
         let doubled = resize(&[0.0, 4.0], [1, 2], [1, 4]);
         assert_eq!(doubled, [0.0, 1.0, 3.0, 4.0]);
         assert_eq!(resize(&[0.0, 4.0], [2, 1], [4, 1]), doubled);
