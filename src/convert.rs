@@ -132,7 +132,7 @@ pub enum Error {
     Incomplete {
         path: PathBuf,
         #[source]
-        source: checkpoint::Error,
+        source: Box<checkpoint::Error>,
     },
     #[error("interrupted; nothing was written")]
     Interrupted,
@@ -150,9 +150,9 @@ impl Error {
 }
 
 enum Target {
-    Npz { writer: npz::Writer, order: Vec<(String, Shape)> },
-    Native(safetensors::Writer),
-    Hf(hf::Writer),
+    Npz { writer: Box<npz::Writer>, order: Vec<(String, Shape)> },
+    Native(Box<safetensors::Writer>),
+    Hf(Box<hf::Writer>),
     Bv(zarr::Writer),
 }
 
@@ -219,7 +219,7 @@ impl Plan {
             let export = hf::Export::new(reader, &hf::ExportOptions::default());
             let export = export.map_err(|error| match whole {
                 true => Error::Checkpoint(error),
-                false => Error::Incomplete { path: source.to_owned(), source: error },
+                false => Error::Incomplete { path: source.to_owned(), source: Box::new(error) },
             })?;
             files = hf::extra_files(&export, &options.files)?;
             reader = Box::new(export);
@@ -232,11 +232,13 @@ impl Plan {
         let bytes = tensors.iter().map(|(_, shape)| shape.num_bytes() as u64).sum();
         let num_tensors = tensors.len();
         let target = match format {
-            Format::Npz => Target::Npz { writer: npz::Writer::create(target)?, order: tensors },
-            Format::Native => Target::Native(safetensors::Writer::create(target, tensors, &BTreeMap::new())?),
+            Format::Npz => Target::Npz { writer: Box::new(npz::Writer::create(target)?), order: tensors },
+            Format::Native => {
+                Target::Native(Box::new(safetensors::Writer::create(target, tensors, &BTreeMap::new())?))
+            }
             Format::Hf => {
                 let shard_bytes = options.shard_bytes.unwrap_or(hf::SHARD_BYTES);
-                Target::Hf(hf::Writer::create(target, tensors, files, shard_bytes)?)
+                Target::Hf(Box::new(hf::Writer::create(target, tensors, files, shard_bytes)?))
             }
             Format::Bv => Target::Bv(zarr::Writer::create(target, tensors)?),
         };

@@ -579,9 +579,11 @@ proptest! {
         prop_assert!(write("b", &arrays).1 == bytes);
         let reader = Safetensors::open(&path).unwrap();
         prop_assert_eq!(reader.metadata(), &metadata);
-        let mut order: Vec<_> = arrays.iter().collect();
+        // Tensors without elements lie at one place with their neighbours, before or behind them.
+        let mut order: Vec<_> = arrays.iter().filter(|(_, array)| !array.bytes().is_empty()).collect();
         order.sort_by_key(|(_, array)| std::cmp::Reverse(array.dtype().num_bytes()));
-        prop_assert_eq!(reader.names(), order.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+        let names: Vec<&str> = reader.names().into_iter().filter(|name| !arrays[*name].bytes().is_empty()).collect();
+        prop_assert_eq!(names, order.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
         for (name, array) in &arrays {
             prop_assert!(&reader.read(name).unwrap() == array, "{}", name);
             let start = reader.borrow(name).unwrap().unwrap().as_ptr() as usize;

@@ -432,9 +432,9 @@ fn tokenizers_get_the_image_token() {
         assert_eq!(config["bos_token"], "<bos>");
     }
     for (rows, path) in [
-        (2552, "text/hf/paligemma_like.json"),
-        (2552, "text/hf/gemma_like.json"),
-        (2600, "text/hf/gemma_like.json"),
+        (2552, "text/hf/paligemma_like/tokenizer.json"),
+        (2552, "text/hf/gemma_like/tokenizer.json"),
+        (2600, "text/hf/gemma_like/tokenizer.json"),
     ] {
         let files = files(rows, path).unwrap();
         assert!(!files.contains_key("tokenizer.model"));

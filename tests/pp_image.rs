@@ -57,9 +57,9 @@ fn chains_and_the_notebook_match_their_recordings() {
     };
     let of = |part: &str| rows.iter().filter(|row| row.name.contains(part)).count();
     assert_eq!((rows.len(), of(".jpg "), of("notebook "), of("resize")), (219, 85, 8, 152));
-    // Few values of few images are a level off; decoded pixels are exact.
+    // All are exact where sine and exponential functions are the recording machine's; elsewhere few values are off.
     let off = rows.iter().filter(|row| row.error > 0.0 && row.tolerance.measure == Measure::Levels);
-    assert!(off.count() <= 20, "{}", report.to_text(true));
+    assert!(off.count() <= 4, "{}", report.to_text(true));
 }
 
 #[test]
@@ -134,6 +134,15 @@ fn cut_files_are_errors() {
             assert!(says_so, "{image} cut at {end}: {error}");
         }
     }
+}
+
+#[test]
+fn a_short_file_claims_no_large_image() {
+    let mut encoded = read("files/odd420_49x35.jpg");
+    let frame = encoded.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    encoded[frame + 5..frame + 9].copy_from_slice(&[0x20, 0, 0x40, 0]);
+    let error = pp::decode(&encoded, &DecodeOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("it claims 8192x16384 pixels, more than its bytes can tell"), "{error}");
 }
 
 /// Any byte may be wrong: that gives other pixels or an error, and takes no longer than a good file.

@@ -137,7 +137,11 @@ fn mistakes_are_told_with_what_to_do() {
     fails(command(folder).args(ask).args(wider), 2, "llm/layers/mlp/gating_einsum");
     let mut no_config = Command::cargo_bin("paligemma").unwrap();
     no_config.current_dir(folder).args(["predict", "--checkpoint", "no/where"]).args(ask).arg("red.png");
-    fails(&mut no_config, 2, "--config names the config of its model");
+    fails(&mut no_config, 1, "cannot open no/where");
+    let params = checkpoint();
+    let mut no_config = Command::cargo_bin("paligemma").unwrap();
+    no_config.current_dir(folder.join("..")).args(["predict", "--checkpoint", params.to_str().unwrap()]);
+    fails(no_config.args(ask).arg(folder.join("red.png")), 2, "--config names the config of its model");
 }
 
 #[test]

@@ -233,7 +233,7 @@ impl Writer {
     /// # Errors
     /// When no file can be created beside `path`.
     pub fn create(path: &Path) -> Result<Self, Error> {
-        let zip = ZipWriter::new(Sink { file: PendingFile::create(path)?, failed: None });
+        let zip = ZipWriter::new(Sink::create(path)?);
         Ok(Writer { path: path.to_owned(), zip, names: HashSet::new() })
     }
 
@@ -266,7 +266,7 @@ impl Writer {
     /// # Errors
     /// When the disk is full; then nothing has changed.
     pub fn finish(self) -> Result<(), Error> {
-        let Sink { file, failed } = self.zip.finish().map_err(zip_error("write", &self.path))?;
+        let Sink { file, failed, .. } = self.zip.finish().map_err(zip_error("write", &self.path))?;
         match failed {
             None => file.commit(),
             Some(kind) => Err(Error::io("write", &self.path)(kind.into())),
@@ -275,38 +275,50 @@ impl Writer {
 }
 
 /// A file that fails once. `ZipWriter` completes its archive also when it is dropped after an error, and prints
-/// what goes wrong then; what comes after the first failure is lost anyway and is not attempted.
+/// what goes wrong then; what comes after the first failure is lost anyway and only moves the position.
 struct Sink {
     file: PendingFile,
     failed: Option<io::ErrorKind>,
+    position: u64,
+    end: u64,
 }
 
 impl Sink {
-    fn attempt<T>(
-        &mut self,
-        otherwise: T,
-        act: impl FnOnce(&mut PendingFile) -> io::Result<T>,
-    ) -> io::Result<T> {
+    fn create(path: &Path) -> Result<Self, Error> {
+        Ok(Sink { file: PendingFile::create(path)?, failed: None, position: 0, end: 0 })
+    }
+
+    fn attempt<T>(&mut self, act: impl FnOnce(&mut PendingFile) -> io::Result<T>) -> io::Result<Option<T>> {
         if self.failed.is_some() {
-            return Ok(otherwise);
+            return Ok(None);
         }
-        act(&mut self.file).inspect_err(|error| self.failed = Some(error.kind()))
+        act(&mut self.file).map(Some).inspect_err(|error| self.failed = Some(error.kind()))
     }
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.attempt(bytes.len(), |file| file.write(bytes))
+        let written = self.attempt(|file| file.write(bytes))?.unwrap_or(bytes.len());
+        self.position += written as u64;
+        self.end = self.end.max(self.position);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.attempt((), |file| file.flush())
+        self.attempt(|file| file.flush()).map(drop)
     }
 }
 
 impl Seek for Sink {
-    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        self.attempt(0, |file| file.seek(position))
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => self.end.checked_add_signed(by),
+        };
+        let target = target.ok_or(io::ErrorKind::InvalidInput)?;
+        self.position = self.attempt(|file| file.seek(SeekFrom::Start(target)))?.unwrap_or(target);
+        Ok(self.position)
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::data::format::{self, BoxFormat, FormatOptions, RowOptions, RowSet, Summary, Task};
 use crate::data::{
-    self, Annotations, Classes, Coco, DetectOptions, ImageFolder, Jsonl, JsonlOptions, Voc, VocOptions, Yolo,
+    self, Annotations, Classes, Coco, DetectOptions, ImageFolder, Jsonl, JsonlOptions, Parquet,
+    ParquetOptions, Voc, VocOptions, WebDataset, Yolo,
 };
 use crate::detection::{LocOptions, LocRound, LocScale};
 use crate::report::console::Console;
@@ -29,9 +30,9 @@ pub struct Args {
     /// Replace rows that are there
     #[arg(long)]
     force: bool,
-    /// The split, of sets that name theirs (yolo, voc)
-    #[arg(long, default_value = "train")]
-    split: String,
+    /// The split, of sets that name theirs (yolo, voc: train without it; parquet: all without it)
+    #[arg(long)]
+    split: Option<String>,
     /// Folder of the pictures, of sets that do not say (coco, jsonl)
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -69,11 +70,11 @@ pub struct Args {
 
 /// Where rows of other sets keep what is needed.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Keys of rows (jsonl, imagefolder)")]
+#[command(next_help_heading = "Keys of rows (parquet, jsonl, imagefolder, webdataset)")]
 struct Keys {
-    /// Key of the picture
-    #[arg(long, value_name = "KEY", default_value = "image")]
-    image_key: String,
+    /// Key of the picture; keys within keys are joined by dots [default: image, or a sample's picture]
+    #[arg(long, value_name = "KEY")]
+    image_key: Option<String>,
     /// Key of the boxes; rows without it may have an answer with location tokens
     #[arg(long, value_name = "KEY", default_value = "objects.bbox")]
     bbox_key: String,
@@ -83,7 +84,7 @@ struct Keys {
     /// Key of the boxes' classes
     #[arg(long, value_name = "KEY", default_value = "objects.category")]
     category_key: String,
-    /// Names of classes that are numbers
+    /// Names of classes that are numbers; Parquet files may have them themselves
     #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
     class_names: Vec<String>,
     /// Key of answers with location tokens
@@ -108,10 +109,14 @@ enum Kind {
     Yolo,
     /// Pascal VOC's XML files
     Voc,
+    /// Parquet files of Hugging Face's datasets
+    Parquet,
     /// JSON lines
     Jsonl,
     /// A folder of folders of pictures, named by their label
     Imagefolder,
+    /// Tar files of WebDataset
+    Webdataset,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,10 +135,9 @@ impl Error {
     /// Whether arguments are wrong, rather than the run.
     pub fn is_usage(&self) -> bool {
         use format::Error as Format;
-        let asks = |error: &data::Error| matches!(error, data::Error::Options { .. });
         match self {
             Error::NoSource { .. } => true,
-            Error::Data(error) | Error::Format(Format::Data(error)) => asks(error),
+            Error::Data(error) | Error::Format(Format::Data(error)) => error.is_usage(),
             Error::Format(error) => {
                 matches!(error, Format::Exists { .. } | Format::NotOurs { .. } | Format::Options { .. })
             }
@@ -144,7 +148,9 @@ impl Error {
 
 /// Writes the rows and prints their file.
 pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
-    if !args.src.exists() {
+    // Files of the last two may be given by patterns.
+    let is_pattern = matches!(args.from, Kind::Parquet | Kind::Webdataset);
+    if !is_pattern && !args.src.exists() {
         return Err(Error::NoSource { path: args.src.clone() });
     }
     let set = open(args)?;
@@ -165,10 +171,30 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
 
 fn open(args: &Args) -> Result<Box<dyn Annotations>, Error> {
     let src = args.src.as_path();
+    let split = args.split.as_deref().unwrap_or("train");
     Ok(match args.from {
         Kind::Coco => Box::new(Coco::open(src, args.images.clone())?),
-        Kind::Yolo => Box::new(Yolo::open(src, &args.split)?),
-        Kind::Voc => Box::new(Voc::open(src, &args.split, VocOptions { one_based: args.one_based })?),
+        Kind::Yolo => Box::new(Yolo::open(src, split)?),
+        Kind::Voc => Box::new(Voc::open(src, split, VocOptions { one_based: args.one_based })?),
+        Kind::Parquet => {
+            let options = ParquetOptions { split: args.split.clone(), ..ParquetOptions::default() };
+            let source = Parquet::open(&[src.to_owned()], &options)?;
+            let mut options = row_options(args);
+            if options.class_names.is_empty() {
+                let key = if args.task == Task::Count { options.label_key.as_deref() } else { None };
+                let names = [Some(options.category_key.as_str()), key].into_iter().flatten();
+                let names = names.filter_map(|key| source.class_names(&key.replace('.', "/"))).next();
+                options.class_names = names.unwrap_or_default().to_vec();
+            }
+            Box::new(RowSet::new(Arc::new(source), options))
+        }
+        Kind::Webdataset => {
+            // A sample's picture is whichever it has, unless one is named.
+            let picture = ("image".to_owned(), "jpg;jpeg;png;webp".to_owned());
+            let rename = if args.keys.image_key.is_none() { [picture].into() } else { Default::default() };
+            let source = WebDataset::open(&[src.to_owned()], &rename)?;
+            Box::new(RowSet::new(Arc::new(source), row_options(args)))
+        }
         Kind::Jsonl => {
             let beside = src.parent().unwrap_or(Path::new("")).to_owned();
             let rows = Jsonl::open(src, JsonlOptions::default())?;
@@ -186,7 +212,7 @@ fn open(args: &Args) -> Result<Box<dyn Annotations>, Error> {
 fn row_options(args: &Args) -> RowOptions {
     let keys = &args.keys;
     RowOptions {
-        image_key: keys.image_key.clone(),
+        image_key: keys.image_key.clone().unwrap_or_else(|| "image".to_owned()),
         bbox_key: keys.bbox_key.clone(),
         category_key: keys.category_key.clone(),
         box_format: keys.bbox_format,

@@ -111,14 +111,22 @@ fn resolve_pattern(text: &str, folder: &Path) -> PathBuf {
         // From the root: there is nothing to resolve.
         Some(("", _)) => text.into(),
         Some((before, _)) => Path::new(&resolve_path(before, folder)).join(&text[before.len() + 1..]),
-        // The glob stands for names in a folder of its own: the config's, unless there are some right here.
-        None if literal.len() < text.len()
-            && glob::glob(text).is_ok_and(|mut found| found.next().is_none()) =>
-        {
-            folder.join(text)
-        }
-        None => text.into(),
+        None if literal.len() == text.len() || is_here(text) => text.into(),
+        None => folder.join(text),
     }
+}
+
+/// Whether a pattern without folders names anything in the working directory.
+fn is_here(pattern: &str) -> bool {
+    // Whatever stands in braces: `shard-{000..123}.tar`.
+    let mut wild = String::new();
+    let mut rest = pattern;
+    while let Some((before, after)) = rest.split_once('{') {
+        wild.extend([before, "*"]);
+        rest = after.split_once('}').map_or("", |(_, after)| after);
+    }
+    wild.push_str(rest);
+    glob::glob(&wild).is_ok_and(|mut found| found.next().is_some())
 }
 
 config_choice! {
@@ -294,10 +302,13 @@ sources! {
     WebDataset = "webdataset",
 }
 
-/// In big_vision, a name without a prefix is that of a TFDS data set; here, if a split comes with it.
+/// In big_vision, a name without a prefix is that of a TFDS data set. Here it is if nothing but what such a set
+/// takes comes with it; a misspelt name of another kind has other keys.
 fn is_tfds(name: &str, node: &Node) -> bool {
-    !name.contains(':') && node.get("split").is_some()
-        || name.split_once(':').is_some_and(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()))
+    let has_version = |(_, version): (&str, &str)| version.starts_with(|c: char| c.is_ascii_digit());
+    let is_key = |key: &str| ["name", "split", "data_dir", "label_names", "skip_decode"].contains(&key);
+    let only_its_keys = matches!(&node.kind, Kind::Map(entries) if entries.iter().all(|e| is_key(&e.key)));
+    node.get("split").is_some() && only_its_keys && name.split_once(':').is_none_or(has_version)
 }
 
 fn decode_tfds(dataset: &str, name: &Node, rest: Node, decoder: &mut Decoder) -> Option<Source> {

@@ -1,19 +1,20 @@
 //! What a config feeds the model, example by example: what `paligemma data preview` shows.
 //!
-//! Rows come in the order of a training and with its random numbers, so the first ones are those of its first
-//! batch. Beside what the ops made of a row it is noted what they cut off.
+//! Rows of a source come in the order of a training and with its random numbers, so without a mixture the first
+//! ones are those of its first batch. Beside what the ops made of a row it is noted what they cut off.
 
 #[cfg(test)]
 mod tests;
 mod tokens;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use image::RgbImage;
 
 use crate::array::{DType, HostArray};
-use crate::config::{self, InputData, Loaded};
-use crate::data::{self, Loader, LoaderOptions, PreprocessError, Processed, Row, Source};
+use crate::config::{self, InputData, Loaded, MixedSource};
+use crate::data::{self, Loader, LoaderOptions, PreprocessError, Processed, Row, Shuffle, Source, Stream};
 use crate::detection::parse_detections;
 use crate::pp::{self, Env, Pipeline};
 use crate::report::preview::{Example, Lengths, Part, Preview, Role, Token};
@@ -51,8 +52,8 @@ struct Feed<'a> {
     name: String,
     source: Arc<dyn Source>,
     /// Key and text of the pp string.
-    pp: (String, &'a str),
-    is_shuffled: bool,
+    pp: (String, Cow<'a, str>),
+    shuffle: Shuffle,
     /// Whether answers are trained on.
     is_training: bool,
 }
@@ -77,29 +78,25 @@ fn feeds<'a>(loaded: &'a Loaded, options: &Options) -> Result<Vec<Feed<'a>>, Err
     let input = config.input.as_ref().ok_or_else(|| {
         loaded.error_at("input", "there is no input to look at; --eval names an evaluation")
     })?;
-    match &input.data {
-        InputData::Source(source) => Ok(vec![Feed {
-            name: "input".to_owned(),
-            source: setup::source(source)?,
-            pp: ("input.pp".to_owned(), &input.pp),
-            is_shuffled: input.shuffle_buffer_size.is_some(),
-            is_training: true,
-        }]),
+    let sections: Vec<(String, Cow<MixedSource>)> = match &input.data {
+        InputData::Source(data) => vec![("input".to_owned(), Cow::Owned(setup::alone(input, data)))],
         InputData::Mixture(weights) => {
-            let sources = weights.iter().filter_map(|(name, _)| Some((name, input.sources.0.get(name)?)));
-            sources
-                .map(|(name, mixed)| {
-                    Ok(Feed {
-                        name: format!("input.{name}"),
-                        source: setup::source(&mixed.data)?,
-                        pp: (format!("input.{name}.pp"), &mixed.pp),
-                        is_shuffled: mixed.shuffle_buffer_size.is_some(),
-                        is_training: true,
-                    })
-                })
-                .collect()
+            let named = weights.iter().filter_map(|(name, _)| Some((name, input.sources.0.get(name)?)));
+            named.map(|(name, section)| (format!("input.{name}"), Cow::Borrowed(section))).collect()
         }
-    }
+    };
+    sections
+        .into_iter()
+        .map(|(name, section)| {
+            Ok(Feed {
+                source: setup::source(&section.data)?,
+                pp: (format!("{name}.pp"), section.pp.clone().into()),
+                shuffle: setup::shuffle(&section),
+                is_training: true,
+                name,
+            })
+        })
+        .collect()
 }
 
 fn eval_feed<'a>(loaded: &'a Loaded, name: &str) -> Result<Feed<'a>, Error> {
@@ -113,8 +110,8 @@ fn eval_feed<'a>(loaded: &'a Loaded, name: &str) -> Result<Feed<'a>, Error> {
     Ok(Feed {
         name: format!("evals.{name}"),
         source: setup::source(&eval.data)?,
-        pp: (format!("evals.{name}.pp_fn"), &eval.pp_fn),
-        is_shuffled: false,
+        pp: (format!("evals.{name}.pp_fn"), eval.pp_fn.as_str().into()),
+        shuffle: Shuffle::InOrder,
         is_training: false,
     })
 }
@@ -136,18 +133,22 @@ fn look(loaded: &Loaded, env: &Env, feed: Feed<'_>, options: &Options) -> Result
     };
     let source = feed.source.clone();
     let num_rows = options.num_rows.max(options.num_examples).min(source.len());
-    let loader_options = LoaderOptions {
-        seed: loaded.config.seed,
-        shuffle: feed.is_shuffled,
-        epochs: Some(1),
-        ..LoaderOptions::default()
-    };
     let observe = move |row: Row, seed: u64| Ok::<_, PreprocessError>(observed(&pipeline, row, seed));
-    let loader = Loader::new(source.clone(), Arc::new(observe), loader_options)?;
+    let stream = Stream {
+        name: String::new(),
+        source: source.clone(),
+        preprocess: Arc::new(observe),
+        weight: 1.0,
+        shuffle: feed.shuffle,
+        skip_errors: false,
+    };
+    let loader_options =
+        LoaderOptions { seed: loaded.config.seed, epochs: Some(1), ..LoaderOptions::default() };
+    let loader = Loader::of_streams(vec![stream], loader_options)?;
     let mut part = Part {
         name: feed.name,
         source: source.describe(),
-        is_shuffled: feed.is_shuffled,
+        is_shuffled: feed.shuffle != Shuffle::InOrder,
         examples: Vec::new(),
         lengths: Lengths::default(),
         num_failed: 0,

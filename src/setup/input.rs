@@ -54,7 +54,7 @@ pub fn streams(
 }
 
 /// A source that is not mixed has its section's keys in `input` itself.
-fn alone(input: &Input, data: &config::Source) -> MixedSource {
+pub fn alone(input: &Input, data: &config::Source) -> MixedSource {
     MixedSource {
         data: data.clone(),
         pp: input.pp.clone(),
@@ -66,7 +66,8 @@ fn alone(input: &Input, data: &config::Source) -> MixedSource {
     }
 }
 
-fn shuffle(section: &MixedSource) -> Shuffle {
+/// How a section says that its source is shuffled.
+pub fn shuffle(section: &MixedSource) -> Shuffle {
     match (section.shuffle_buffer_size, section.shuffle_reach) {
         (None, _) => Shuffle::InOrder,
         (Some(buffer), ShuffleReach::Epoch) => Shuffle::Whole { buffer },

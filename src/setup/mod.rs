@@ -9,7 +9,7 @@ mod optimizer;
 
 pub use data::{PpPreprocess, example_of, pp_env, source, tokenizer};
 pub use device::{client, client_of, plugin_request};
-pub use input::streams;
+pub use input::{alone, shuffle, streams};
 pub use model::{init_files, initial_params, model_config, param_dtypes};
 pub use optimizer::{Schedules, optimizer};
 

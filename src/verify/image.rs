@@ -68,7 +68,7 @@ fn notebook(dir: &Path) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
     for NotebookCase { image, size, key } in &recorded.cases {
         // It takes palette indices, inks and 16-bit samples for levels of red, green and blue; we do not.
-        let taken_as_is = ["palette", "cmyk", "gray16", "la_", "bilevel"];
+        let taken_as_is = ["palette", "anim", "cmyk", "gray16", "la_", "bilevel"];
         let Some(key) = key.as_ref().filter(|_| !taken_as_is.iter().any(|kind| image.starts_with(kind)))
         else {
             continue;

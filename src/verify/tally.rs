@@ -53,7 +53,7 @@ mod tests {
         tally.case(false, format!("resize({})|keep('image')", "1".repeat(60)));
         let rows: Vec<_> =
             tally.rows().into_iter().map(|row| (row.name.clone(), row.error, row.passed())).collect();
-        let long = "words: resize(1111111111111…1111111111111111111111111)|keep(\\'image\\')";
+        let long = "words: resize(1111111111111…11111111111111111111111)|keep(\\'image\\')";
         let expected = [("words: two\\nlines", 1.0), (long, 1.0), ("words", 2.0)];
         assert_eq!(rows, expected.map(|(name, error)| (name.to_owned(), error, false)));
     }

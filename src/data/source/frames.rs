@@ -105,6 +105,10 @@ impl Source for Frames {
     fn locate(&self, index: usize) -> String {
         self.rows.locate(index)
     }
+
+    fn fingerprint(&self) -> u64 {
+        self.rows.fingerprint()
+    }
 }
 
 /// Orders names as people do: runs of digits by their value, everything else by its bytes.

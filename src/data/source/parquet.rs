@@ -476,7 +476,7 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         let open = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            Parquet::open(&[path.clone()], &ParquetOptions::default())
+            Parquet::open(std::slice::from_ref(&path), &ParquetOptions::default())
         };
         let cut = open(&bytes[..bytes.len() - 7]).unwrap_err().to_string();
         assert!(cut.contains("a.parquet: this is no whole parquet file: "), "{cut}");

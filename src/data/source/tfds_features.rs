@@ -227,8 +227,11 @@ fn leaf(path: &str, element: Element, sequences: &[Option<usize>], dims: Vec<Opt
     }
 }
 
+/// The value of a number from its bytes.
+type Unpack = fn(&[u8]) -> Value;
+
 /// How a number of a dtype lies in bytes: its width, and its value.
-fn packed_number(dtype: &str) -> Option<(usize, fn(&[u8]) -> Value)> {
+fn packed_number(dtype: &str) -> Option<(usize, Unpack)> {
     macro_rules! number {
         ($type:ty, $variant:ident) => {
             Some((size_of::<$type>(), |bytes| {

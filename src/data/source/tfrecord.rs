@@ -182,7 +182,7 @@ mod tests {
         let message = |error: Error| error.to_string().replace(&folder, "");
         let open = |features: &[(&str, FeatureType)]| {
             let features = features.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
-            TfRecord::open(&[path.clone()], features)
+            TfRecord::open(std::slice::from_ref(&path), features)
         };
         assert_eq!(
             message(open(&[]).unwrap_err()),

@@ -47,14 +47,23 @@ pub(super) struct Plane {
 impl Frame {
     pub fn new(header: &Header, idct: Idct) -> Result<Self, Error> {
         let frame = header.frame.as_ref().ok_or_else(|| Error::Damaged("it has no frame".to_owned()))?;
+        // Every block takes a bit at least. A few bytes must not claim the memory of a large image.
+        let (across, down) = frame.largest_factors();
+        let blocks = |c: &ComponentHeader| {
+            (frame.width * c.across).div_ceil(8 * across) * (frame.height * c.down).div_ceil(8 * down)
+        };
+        if frame.components.iter().map(blocks).sum::<usize>() > 8 * header.data.len() {
+            let FrameHeader { height, width, .. } = frame;
+            return Err(Error::Damaged(format!(
+                "it claims {height}x{width} pixels, more than its bytes can tell"
+            )));
+        }
         Ok(Frame::of(frame, idct))
     }
 
     /// Gray, without a scan.
     pub fn of(frame: &FrameHeader, idct: Idct) -> Self {
-        let largest =
-            |factor: fn(&ComponentHeader) -> usize| frame.components.iter().map(factor).max().unwrap_or(1);
-        let (across, down) = (largest(|c| c.across), largest(|c| c.down));
+        let (across, down) = frame.largest_factors();
         let mcus_across = frame.width.div_ceil(8 * across);
         let mcus_down = frame.height.div_ceil(8 * down);
         let plane = |&header: &ComponentHeader| {

@@ -30,6 +30,15 @@ pub(super) struct FrameHeader {
     pub components: Vec<ComponentHeader>,
 }
 
+impl FrameHeader {
+    /// The largest sampling factors, across and down.
+    pub fn largest_factors(&self) -> (usize, usize) {
+        let largest =
+            |factor: fn(&ComponentHeader) -> usize| self.components.iter().map(factor).max().unwrap_or(1);
+        (largest(|component| component.across), largest(|component| component.down))
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ComponentHeader {
     pub id: u8,

@@ -51,8 +51,9 @@ impl Upsample {
         let Scratch { sums, out } = scratch;
         out.resize(width + 4, 0);
         // Of two rows of the image from one of the plane, the upper one also has something of the row above.
-        let neighbour =
-            |y: usize| if y % 2 == 0 { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(plane.height - 1) };
+        let neighbour = |y: usize| {
+            if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(plane.height - 1) }
+        };
         match self {
             Upsample::None => return &plane.row(y)[..width],
             Upsample::Across => {
@@ -64,7 +65,7 @@ impl Upsample {
                 interpolate::<2>(sums, 1, out);
             }
             Upsample::Down => {
-                let bias = if y % 2 == 0 { 1 } else { 2 };
+                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 let (near, far) = (plane.row(y / 2), plane.row(neighbour(y)));
                 for ((out, &near), &far) in out.iter_mut().zip(near).zip(far) {
                     *out = ((3 * u16::from(near) + u16::from(far) + bias) >> 2) as u8;

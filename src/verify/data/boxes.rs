@@ -146,7 +146,7 @@ fn pycocotools(dir: &Path, views: &[Json]) -> Option<Vec<Row>> {
     for (index, view) in views.iter().enumerate() {
         let boxes = view["bbox"].as_array()?.iter().map(corners).collect::<Option<Vec<_>>>()?;
         let holds = set.annotated(index).is_ok_and(|annotated| {
-            annotated.id.parse().ok() == view["image_id"].as_i64()
+            view["image_id"] == Json::from(annotated.id.parse::<i64>().ok())
                 && file_name(&annotated).as_deref() == view["file_name"].as_str()
                 && annotated.objects.iter().map(|object| object.corners).eq(boxes)
                 && annotated.objects.iter().map(|object| Json::from(object.label.as_str())).collect::<Json>()

@@ -38,8 +38,11 @@ pub fn write_seeds(seeds: fn() -> Vec<Vec<u8>>) {
 
 targets! {
     npz,
+    parquet,
     pp_parser,
     safetensors_index,
+    tar,
+    tfrecord,
     tokenizer_model,
     zarr,
 }

@@ -133,6 +133,10 @@ impl Annotations for Coco {
         Ok(Annotated { id, extent, objects, captions, ..Annotated::new(ImageFile::Path(path)) })
     }
 
+    fn name(&self, index: usize) -> String {
+        self.images.get(index).map_or_else(String::new, |image| image.entry.file_name.clone())
+    }
+
     fn describe(&self) -> String {
         let (rows, classes) = (self.images.len(), self.classes.len());
         format!("coco {} ({rows} images, {classes} classes)", self.path.display())

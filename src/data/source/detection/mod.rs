@@ -20,7 +20,7 @@ use std::{fs, io};
 use image::ImageReader;
 
 use super::imagefolder::{EXTENSIONS, collect_images};
-use super::{Error, Row, Source, list, read_file};
+use super::{Error, Row, Source, file_name, fingerprint, list, read_file};
 use crate::data::Value;
 
 /// A picture and what people marked in it.
@@ -88,6 +88,11 @@ pub trait Annotations: Send + Sync {
     /// [`len`](Self::len).
     fn annotated(&self, index: usize) -> Result<Annotated, Error>;
 
+    /// The file's name of picture `index`, or another name that it keeps; without reading anything.
+    fn name(&self, index: usize) -> String {
+        index.to_string()
+    }
+
     /// What this set is, for logs.
     fn describe(&self) -> String;
 
@@ -150,6 +155,10 @@ impl Source for DetectionSource {
 
     fn locate(&self, index: usize) -> String {
         self.set.locate(index)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint((0..self.set.len()).map(|index| self.set.name(index)))
     }
 }
 

@@ -82,11 +82,15 @@ impl Annotations for Voc {
             None => image_extent(&image.path, || self.locate(index))?,
         };
         Ok(Annotated {
-            id: image.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            id: self.name(index),
             extent,
             objects: image.objects.clone(),
             ..Annotated::new(ImageFile::Path(image.path.clone()))
         })
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.images.get(index).map_or_else(String::new, |image| super::file_name(&image.path).into_owned())
     }
 
     fn describe(&self) -> String {

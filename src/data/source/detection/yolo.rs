@@ -75,7 +75,7 @@ impl Yolo {
             None => return Err(bad(format!("there is no split {split}, only {}", splits()))),
         };
         let beside = path.parent().unwrap_or(Path::new("")).to_owned();
-        let root = beside.join(yaml.path.as_deref().unwrap_or(""));
+        let root = beside.join(yaml.path.as_deref().filter(|path| *path != ".").unwrap_or(""));
         let mut images = Vec::new();
         for place in places {
             let found = find(&[&root, &beside], &place);
@@ -109,11 +109,11 @@ impl Annotations for Yolo {
             let line = number as u64 + 1;
             objects.push(object.map_err(|problem| Error::BadLine { path: labels.clone(), line, problem })?);
         }
-        Ok(Annotated {
-            id: image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            objects,
-            ..Annotated::new(ImageFile::Path(image.clone()))
-        })
+        Ok(Annotated { id: self.name(index), objects, ..Annotated::new(ImageFile::Path(image.clone())) })
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.images.get(index).map_or_else(String::new, |path| super::file_name(path).into_owned())
     }
 
     fn describe(&self) -> String {

@@ -1,8 +1,11 @@
 //! A module for each target, with its `run` and `seeds`.
 
 pub mod npz;
+pub mod parquet;
 pub mod pp_parser;
 pub mod safetensors_index;
+pub mod tar;
+pub mod tfrecord;
 pub mod tokenizer_model;
 pub mod zarr;
 
@@ -10,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::checkpoint::Reader;
+use paligemma::data::Source;
 
 /// A file of the project's tests.
 pub(crate) fn test_data(name: &str) -> PathBuf {
@@ -39,6 +43,24 @@ pub(crate) fn read_all(reader: &dyn Reader) -> Option<()> {
         reader.release(name);
         assert!(reader.read(name).expect("it was read before") == array, "{name:?} changes");
     }
+    all
+}
+
+/// Reads every row twice, which must agree. `None` where any is refused.
+pub(crate) fn read_rows(source: &dyn Source) -> Option<()> {
+    let blocks = source.blocks();
+    assert!(blocks.is_empty() || blocks.iter().map(|block| block.len()).sum::<usize>() == source.len());
+    let mut all = Some(());
+    for index in 0..source.len() {
+        match source.get(index) {
+            Ok(row) => assert!(source.get(index).expect("it was read before") == row, "row {index} changes"),
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                all = None;
+            }
+        }
+    }
+    assert!(source.get(source.len()).is_err());
     all
 }
 
