@@ -376,33 +376,50 @@ fn lerps(input: usize, output: usize) -> Vec<(usize, usize, f32)> {
 
 fn bilinear<T: Sample>(source: &Source<T>, size: [usize; 2], out: &mut [f32]) {
     let (rows, columns) = (lerps(source.height, size[0]), lerps(source.width, size[1]));
-    let channels = source.channels;
-    let across = |y: usize, out: &mut [f32]| {
-        let row = source.row(y);
-        for (out, &(left, right, lerp)) in out.chunks_exact_mut(channels).zip(&columns) {
-            let (left, right) = (&row[left * channels..][..channels], &row[right * channels..][..channels]);
-            for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
-                let (left, right) = (left.to_f32(), right.to_f32());
-                *out = left + (right - left) * lerp;
-            }
-        }
-    };
+    let len = size[1] * source.channels;
     // Rows come in order: what was the lower one is often asked for again.
-    let mut known =
-        [(usize::MAX, vec![0.0; size[1] * channels]), (usize::MAX, vec![0.0; size[1] * channels])];
-    for (out, &(top, bottom, lerp)) in out.chunks_exact_mut(size[1] * channels).zip(&rows) {
+    let mut known = [(usize::MAX, vec![0.0; len]), (usize::MAX, vec![0.0; len])];
+    for (out, &(top, bottom, lerp)) in out.chunks_exact_mut(len).zip(&rows) {
         if known[1].0 == top {
             known.swap(0, 1);
         }
         for (slot, y) in known.iter_mut().zip([top, bottom]) {
             if slot.0 != y {
-                across(y, &mut slot.1);
+                lerp_columns(source.row(y), &columns, source.channels, &mut slot.1);
                 slot.0 = y;
             }
         }
         let [(_, top), (_, bottom)] = &known;
+        lerp_rows(top, bottom, lerp, out);
+    }
+}
+
+wide! {
+    fn lerp_rows(top: &[f32], bottom: &[f32], lerp: f32, out: &mut [f32]) {
         for ((out, &top), &bottom) in out.iter_mut().zip(top).zip(bottom) {
             *out = top + (bottom - top) * lerp;
+        }
+    }
+}
+
+wide! {
+    fn lerp_columns<T: Sample>(row: &[T], columns: &[(usize, usize, f32)], channels: usize, out: &mut [f32]) {
+        let between = |left: T, right: T, lerp: f32| {
+            let (left, right) = (left.to_f32(), right.to_f32());
+            left + (right - left) * lerp
+        };
+        if channels == 3 {
+            let pixels = row.as_chunks::<3>().0;
+            for (out, &(left, right, lerp)) in out.as_chunks_mut::<3>().0.iter_mut().zip(columns) {
+                let (a, b) = (pixels[left], pixels[right]);
+                *out = [between(a[0], b[0], lerp), between(a[1], b[1], lerp), between(a[2], b[2], lerp)];
+            }
+            return;
+        }
+        for (out, &(left, right, lerp)) in out.chunks_exact_mut(channels).zip(columns) {
+            for (channel, out) in out.iter_mut().enumerate() {
+                *out = between(row[left * channels + channel], row[right * channels + channel], lerp);
+            }
         }
     }
 }
