@@ -1,0 +1,77 @@
+//! How well an object's mask and box are drawn (`evaluators/proj/paligemma/transfers/segmentation.py`).
+
+use super::{Mean, Metrics, as_score};
+
+/// Edges y1, x1, y2, x2 as fractions of the image.
+pub type Edges = [f64; 4];
+
+/// Masks and boxes of referred objects.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segmentation {
+    /// Each with the part of boxes whose IoU reaches it.
+    box_ious: Vec<(f64, Mean)>,
+    mask_iou: Mean,
+    invalid: usize,
+}
+
+impl Segmentation {
+    /// The thresholds of the reference's boxes.
+    pub const BOX_IOUS: [f64; 2] = [0.5, 0.75];
+
+    pub fn new(box_ious: &[f64]) -> Self {
+        let box_ious = box_ious.iter().map(|&iou| (iou, Mean::default())).collect();
+        Segmentation { box_ious, mask_iou: Mean::default(), invalid: 0 }
+    }
+
+    /// Adds a prediction and returns the IoU of its mask. `bbox` is `None` where the model did not write a box and a mask;
+    /// that counts against boxes as well. `mask`, as large as the true one, is `None` also where the box has no pixel: the
+    /// box counts for itself, the prediction as invalid.
+    pub fn add(
+        &mut self,
+        bbox: Option<Edges>,
+        mask: Option<&[bool]>,
+        true_bbox: Edges,
+        true_mask: &[bool],
+    ) -> f64 {
+        let box_iou = bbox.map_or(0.0, |bbox| box_iou(bbox, true_bbox));
+        for (threshold, accuracy) in &mut self.box_ious {
+            accuracy.add(as_score(box_iou >= *threshold));
+        }
+        let iou = match (bbox, mask) {
+            (Some(_), Some(mask)) => mask_iou(mask, true_mask),
+            _ => {
+                self.invalid += 1;
+                0.0
+            }
+        };
+        self.mask_iou.add(iou);
+        iou
+    }
+
+    /// `miou`, `boxacc/` of each threshold, the number of `invalid` predictions and the `total`.
+    pub fn metrics(&self) -> Metrics {
+        let boxes = self.box_ious.iter().map(|(threshold, mean)| (format!("boxacc/{threshold}"), *mean));
+        let means = [("miou".to_owned(), self.mask_iou)].into_iter().chain(boxes);
+        let means = means.filter_map(|(name, mean)| Some((name, mean.get()?)));
+        let counts = [("invalid", self.invalid), ("total", self.mask_iou.count)];
+        means.chain(counts.map(|(name, count)| (name.to_owned(), count as f64))).collect()
+    }
+}
+
+/// The area of a box, 0 if its edges are swapped.
+pub fn area([y1, x1, y2, x2]: Edges) -> f64 {
+    (x2 - x1).max(0.0) * (y2 - y1).max(0.0)
+}
+
+/// Intersection over union of two boxes; not a number if both have no area.
+pub fn box_iou(a: Edges, b: Edges) -> f64 {
+    let intersection = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
+    intersection / (area(a) + area(b) - intersection)
+}
+
+/// Intersection over union of two masks of one size; 0 if both are empty.
+pub fn mask_iou(a: &[bool], b: &[bool]) -> f64 {
+    let count = |is_in: fn(bool, bool) -> bool| a.iter().zip(b).filter(|&(&a, &b)| is_in(a, b)).count();
+    let union = count(|a, b| a || b);
+    if union == 0 { 0.0 } else { count(|a, b| a && b) as f64 / union as f64 }
+}
