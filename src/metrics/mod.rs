@@ -16,6 +16,7 @@
 //! ```
 
 pub mod answers;
+pub mod captions;
 pub mod detection;
 mod python;
 pub mod segmentation;
