@@ -300,3 +300,94 @@ impl Curves {
         self.precision[thresholds].iter().flatten().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn numbers(json: &Value) -> [f64; 4] {
+        std::array::from_fn(|place| json[place].as_f64().unwrap())
+    }
+
+    #[track_caller]
+    fn assert_near(got: Option<f64>, expected: &Value, about: &str) {
+        let got = got.unwrap_or(-1.0);
+        assert!((got - expected.as_f64().unwrap()).abs() < 1e-9, "{about}: {got}, expected {expected}");
+    }
+
+    /// Against pycocotools (tests/data/metrics/README.md).
+    #[test]
+    fn precisions_equal_the_recordings() {
+        let file: Value =
+            serde_json::from_str(include_str!("../../tests/data/metrics/detection_map.json")).unwrap();
+        let cases = file["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 4);
+        for case in cases {
+            let id = |json: &Value, key: &str| json[key].as_u64().unwrap() as usize;
+            let truth = |json: &Value| Truth {
+                image: id(json, "image_id"),
+                category: id(json, "category_id"),
+                bbox: numbers(&json["bbox"]),
+                area: json["area"].as_f64().unwrap(),
+                is_crowd: json["iscrowd"] == 1,
+            };
+            let found = |json: &Value| Found {
+                image: id(json, "image_id"),
+                category: id(json, "category_id"),
+                bbox: numbers(&json["bbox"]),
+                score: json["score"].as_f64().unwrap(),
+            };
+            let truths: Vec<Truth> =
+                case["ground_truth"]["annotations"].as_array().unwrap().iter().map(truth).collect();
+            let found: Vec<Found> = case["detections"].as_array().unwrap().iter().map(found).collect();
+            let summary = evaluate(&truths, &found);
+            let metrics: std::collections::HashMap<String, f64> = summary.metrics().into_iter().collect();
+            let stats = case["stats"].as_object().unwrap();
+            assert_eq!(stats.len(), 12);
+            for (name, expected) in stats {
+                assert_near(metrics.get(name).copied(), expected, name);
+            }
+            for (category, expected) in
+                summary.categories.iter().zip(case["per_category"].as_array().unwrap())
+            {
+                assert_eq!(category.category as u64, expected["category_id"]);
+                assert_near(category.ap, &expected["ap"], "ap");
+                assert_near(category.ap50, &expected["ap50"], "ap50");
+                assert_near(category.ap75, &expected["ap75"], "ap75");
+            }
+        }
+    }
+
+    #[test]
+    fn overlaps_equal_the_recordings() {
+        let file: Value =
+            serde_json::from_str(include_str!("../../tests/data/metrics/box_iou.json")).unwrap();
+        let cases = file["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 60);
+        for case in cases {
+            let (a, b) = (numbers(&case["a"]), numbers(&case["b"]));
+            assert_near(Some(box_iou(a, b)), &case["coco_iou"], "coco_iou");
+            assert!((box_iou(a, b) - case["reward_iou"].as_f64().unwrap()).abs() < 1e-6, "{case}");
+            let xywh = |[y1, x1, y2, x2]: [f64; 4]| [x1, y1, x2 - x1, y2 - y1];
+            assert_near(Some(iou(xywh(a), xywh(b), true)), &case["coco_iou_b_crowd"], "coco_iou_b_crowd");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_has_no_precision() {
+        let found = Found { image: 1, category: 2, bbox: [0.0, 0.0, 10.0, 10.0], score: 1.0 };
+        let none = evaluate(&[], std::slice::from_ref(&found));
+        assert_eq!((none.ap, none.ar[2], none.categories.len()), (None, None, 0));
+        assert!(none.metrics().is_empty());
+        let truth = Truth { image: 1, category: 2, bbox: found.bbox, area: 100.0, is_crowd: false };
+        let missed = evaluate(std::slice::from_ref(&truth), &[]);
+        assert_eq!(
+            (missed.ap, missed.ar[0], missed.ap_by_size),
+            (Some(0.0), Some(0.0), [Some(0.0), None, None])
+        );
+        let hit = evaluate(&[truth], &[found]);
+        assert!((hit.ap.unwrap() - 1.0).abs() < 1e-9 && hit.ar == [Some(1.0); 3]);
+    }
+}

@@ -75,3 +75,32 @@ pub fn mask_iou(a: &[bool], b: &[bool]) -> f64 {
     let union = count(|a, b| a || b);
     if union == 0 { 0.0 } else { count(|a, b| a && b) as f64 / union as f64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_predictions_count_against_everything() {
+        let mut all = Segmentation::new(&Segmentation::BOX_IOUS);
+        let truth = [true, true, false, false];
+        assert_eq!(all.add(Some([0.0, 0.0, 0.5, 1.0]), Some(&truth), [0.0, 0.0, 0.5, 1.0], &truth), 1.0);
+        assert_eq!(all.add(None, None, [0.0, 0.0, 0.5, 1.0], &truth), 0.0);
+        // A box of the right place but too thin for a pixel.
+        assert_eq!(all.add(Some([0.0, 0.0, 0.3, 1.0]), None, [0.0, 0.0, 0.5, 1.0], &truth), 0.0);
+        let half = [true, false, false, false];
+        assert_eq!(all.add(Some([0.0, 0.0, 0.5, 0.5]), Some(&half), [0.0, 0.0, 0.5, 1.0], &truth), 0.5);
+        let names = ["miou", "boxacc/0.5", "boxacc/0.75", "invalid", "total"].map(str::to_owned);
+        let expected: Metrics = names.into_iter().zip([1.5 / 4.0, 0.75, 0.25, 2.0, 4.0]).collect();
+        assert_eq!(all.metrics(), expected);
+    }
+
+    #[test]
+    fn empty_boxes_and_masks_have_no_part_in_common() {
+        assert_eq!(area([1.0, 0.2, 0.5, 0.9]), 0.0);
+        assert_eq!(mask_iou(&[false; 4], &[false; 4]), 0.0);
+        let mut all = Segmentation::new(&[0.5]);
+        all.add(Some([0.1, 0.1, 0.1, 0.1]), Some(&[false]), [0.2, 0.2, 0.2, 0.2], &[true]);
+        assert_eq!(all.metrics()[1].1, 0.0);
+    }
+}

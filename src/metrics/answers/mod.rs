@@ -10,6 +10,8 @@ mod pope;
 mod rsvqa;
 mod science_qa;
 mod tallyqa;
+#[cfg(test)]
+mod tests;
 mod text;
 mod vqa;
 mod vqav2;

@@ -37,15 +37,26 @@ const CAPITALIZED_ABBREVIATIONS: [&str; 10] =
 /// Those that keep it only before a number.
 const NUMBER_ABBREVIATIONS: [&str; 9] = ["art", "ca", "fig", "figs", "no", "nos", "op", "pp", "prop"];
 
+/// Words that begin a sentence: the full stop of a single letter before them ends another.
+const STARTERS: [&str; 37] = [
+    "A", "After", "An", "As", "At", "But", "He", "Her", "Here", "However", "If", "In", "It", "Many", "More",
+    "Now", "One", "Other", "Our", "She", "Since", "So", "Some", "Such", "That", "The", "Their", "Then",
+    "There", "These", "They", "This", "We", "What", "When", "While", "You",
+];
+
 /// Whether the full stop behind a word, with `rest` behind that, belongs to it.
 pub(super) fn keeps_stop(word: &str, rest: &str) -> bool {
+    if rest.starts_with([',', ';', ':']) {
+        return true;
+    }
+    let next = rest.trim_start_matches(super::scan::is_blank);
     let lower = word.to_ascii_lowercase();
     let lower = lower.as_str();
-    let mut characters = word.chars();
-    let is_letter = characters.next().is_some_and(char::is_alphabetic) && characters.next().is_none();
-    is_letter
-        || ABBREVIATIONS.contains(&lower)
+    if word.len() == 1 && word.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return next.len() == rest.len()
+            || !STARTERS.contains(&next.split(super::scan::is_blank).next().unwrap_or(next));
+    }
+    ABBREVIATIONS.contains(&lower)
         || (CAPITALIZED_ABBREVIATIONS.contains(&lower) && word.starts_with(|c: char| c.is_ascii_uppercase()))
-        || (NUMBER_ABBREVIATIONS.contains(&lower)
-            && rest.trim_start_matches(super::scan::is_blank).starts_with(|c: char| c.is_ascii_digit()))
+        || (NUMBER_ABBREVIATIONS.contains(&lower) && next.starts_with(|c: char| c.is_ascii_digit()))
 }

@@ -57,20 +57,21 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     let rules: &[(&str, Kind)] = &[
         // Words with hyphens or underscores, with slashes, with full stops or other marks between letters.
         (concat!(word!(), "(?:[-_]", word!(), ")*"), Word),
-        (concat!(word!(), "(?:-", word!(), ")*(?:/", word!(), "(?:-", word!(), ")*)+"), Word),
-        (concat!(word!(), r"(?:\.", letters!(), ")+(?:-", word!(), ")*"), Word),
+        (concat!(word!(), "(?:-", word!(), ")*(?:/", word!(), "(?:-", word!(), ")*){1,2}"), Word),
+        (concat!(word!(), r"(?:\.", letters!(), "(?:", word!(), ")?)+(?:-", word!(), ")*"), Word),
+        (concat!(word!(), r"(?:\.", word!(), ")+(?:-", word!(), ")+"), Word),
         (concat!(letters!(), "(?:[!?]", letters!(), ")+"), Word),
         (concat!(r"\d+(?:[.,]\d+)+(?:-", word!(), ")+"), Word),
         // Acronyms and the like.
         (concat!(r"[A-Za-z](?:\.[A-Za-z])+\.(?:-", word!(), ")*"), Word),
-        ("[A-Z]+(?:&(?:amp;)?[A-Z]+)+", Word),
+        (r"[A-Z]+(?:(?:\+|&(?:amp;)?)[A-Z]+)+", Word),
         (r"[Cc]\+\+|[CcFf]#", Word),
         // Words with an apostrophe inside, at the beginning or at the end.
         (concat!("(?:[DLNOdlno]|[A-HJ-XZ])", apostrophe!(), letters!()), Word),
         (concat!("(?i)(?:ma'am|n?e'er|ev'ry|cap'n|nat'l|c'mon|c'est|s'mores|qu'", letters!(), ")"), Ending),
         ("(?i)(?:'tis|'twas|'em|'cause|'till?|'[2-9]0s?|'n|ol'|n't)", Ending),
         ("(?i)'n'", Token),
-        (concat!("(?i)[jy]", apostrophe!()), Token),
+        (concat!("(?i)[djly]", apostrophe!()), Token),
         (concat!(apostrophe!(), "(?i:s|m|d|ll|re|ve)"), Clitic),
         // Numbers, fractions, telephone numbers.
         (r"[-+]?(?:\d*(?:[.:,]\d+)+|\d+)", Token),
@@ -82,14 +83,14 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         ("⅓", As("1/3")),
         ("⅔", As("2/3")),
         // Money.
-        (r"(?:US|HK|NZ|AU|CA|[AC])\$", Token),
+        (r"[A-Z]+\$", Token),
         (r"\$", Token),
         ("£", As("#")),
         ("[€₠¤]", As("$")),
         ("¢", As("cents")),
         // Addresses and names of the web.
-        (r#"https?://[^\s"<>|()]*[^\s"<>|().!?,;:{}'-]"#, Token),
-        (r#"www\.[^\s"<>|()]*[^\s"<>|().!?,;:{}'-]"#, Token),
+        (r#"https?://[^\s"<>|()]*[^\s"<>|().!?,;:{}-]"#, Token),
+        (r#"www\.[^\s"<>|()']*[^\s"<>|()'.!?,;:{}-]"#, Token),
         (r#"<?[A-Za-z0-9][^\s"<>|()]*@(?:[^\s"<>|().]+\.)*[^\s"<>|().]+>?"#, Token),
         (r"[@#][\p{L}_]\w*", Token),
         ("<!--.*?-->", Grouped),
@@ -112,7 +113,8 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         // Marks of more than one character.
         ("[!?]{2,}", Token),
         (r"\*+|_+|#+|@+", Token),
-        ("-{2,4}", Nothing),
+        ("-{2,4}|''|``", Nothing),
+        ("<<|>>", Token),
         // Symbols. What else there is, punctuation above all, does not count.
         (r"[%&+=/\\^|~<>]", Token),
         ("[¡§¶·¿†‡•‣‰′″、。・¥฿]", Token),
@@ -210,7 +212,8 @@ fn word<'a>(text: &'a str, end: usize, words: &mut Vec<String>) -> &'a str {
         push(&format!("{word}."));
         return behind;
     }
-    let at = lexicon::split(word).unwrap_or(0);
+    // "gonna's" stays whole.
+    let at = lexicon::split(word).filter(|_| after_apostrophe(rest).is_none()).unwrap_or(0);
     push(&word[..at]);
     push(&word[at..]);
     rest
