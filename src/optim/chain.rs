@@ -83,6 +83,10 @@ impl Optimizer {
         &self.trained
     }
 
+    pub fn transform(&self) -> &Transform {
+        &self.transform
+    }
+
     /// The arrays that [`update`](Self::update) takes and returns; all start at zero.
     pub fn state(&self) -> Vec<TransformState> {
         let params: Vec<(&str, &Shape)> =
@@ -111,7 +115,7 @@ impl Optimizer {
                 gradients.iter().map(clip).collect::<Result<Vec<_>>>()?
             }
         };
-        let (directions, state) = self.transform.update(&clipped, state)?;
+        let (directions, state) = self.transform.update(&clipped, state, params)?;
         let mut updates = Vec::with_capacity(params.len());
         let mut updated = Vec::with_capacity(params.len());
         for ((direction, param), trained) in directions.iter().zip(params).zip(&self.trained) {
