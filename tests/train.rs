@@ -448,6 +448,13 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_metric() {
         error.contains(" at step ") && error.contains("the last checkpoint before it is unharmed"),
         "{stderr}"
     );
+    assert!(error.contains(", the new values of ") && error.contains(" are not finite; "), "{stderr}");
+    let file = error.split("its arrays are in ").nth(1).and_then(|rest| rest.split(", its rows are ").next());
+    let file = lab.path(file.unwrap_or_else(|| panic!("{stderr}")));
+    assert!(error.contains("its rows are data/caption_train.jsonl:"), "{stderr}");
+    let batch = open_as_is(&file).unwrap();
+    assert_eq!(batch.read("image").unwrap().dims(), [4, 16, 16, 3]);
+    assert_eq!(batch.read("text").unwrap().dims(), [4, 32]);
 }
 
 #[test]

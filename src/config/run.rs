@@ -52,7 +52,8 @@ config_section! {
         pub schedule: Rules<Option<ScheduleSpec>> = Rules::of(vec![(".*", Some(ScheduleSpec::default()))]);
         /// Largest global norm of the gradients of trained parameters; null does not clip.
         pub grad_clip_norm: Option<f64> = None, POSITIVE;
-        /// Batches whose gradients are averaged into one update; divides `input.batch_size`.
+        /// Equal parts of each batch that go through the model one after the other, in the memory of one part; the
+        /// update is that of the whole batch. Divides `input.batch_size`.
         pub grad_accum_steps: usize = 1, POSITIVE;
         /// Probability that is spread evenly over the tokens that are not the target.
         pub label_smoothing: f64 = 0.0, BELOW_ONE;

@@ -79,7 +79,6 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         .input
         .as_ref()
         .ok_or_else(|| loaded.error_at("input", "input is needed for training: data, pp and batch_size"))?;
-    check_supported(loaded)?;
     let model = setup::model_config(loaded)?;
     let env = setup::pp_env(loaded);
     let streams = setup::streams(loaded, &env, input, &STEP_ARRAYS, model.llm.vocab_size)?;
@@ -164,7 +163,8 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         });
         let compiled = (|| {
             let started = Instant::now();
-            let batch = StepBatch { batch_size: input.batch_size, text_len };
+            let batch =
+                StepBatch { batch_size: input.batch_size, text_len, micro_batches: config.grad_accum_steps };
             let step = TrainStep::build(&model, &specs, &optimizer, schedules.len(), &loss, batch)
                 .map_err(exec::Error::from)?;
             let module = hlo::emit(&step.function, &step.emit_options()).map_err(exec::Error::from)?;
@@ -232,16 +232,6 @@ fn frozen_part(loaded: &Loaded, state: &TrainState, resumed: Option<&Checkpoint>
         Some(checkpoint) => frozen.resumed_from(checkpoint),
         None => frozen,
     })
-}
-
-/// Refuses what a config can ask for and this program does not do: to pass over it would train another model.
-fn check_supported(loaded: &Loaded) -> Result<(), Error> {
-    let config = &loaded.config;
-    if config.grad_accum_steps != 1 {
-        let message = format!("grad_accum_steps is {}, only 1 is supported yet", config.grad_accum_steps);
-        return Err(loaded.error_at("grad_accum_steps", message).into());
-    }
-    Ok(())
 }
 
 /// Whether a run whose last checkpoint is of its last step also got to what comes after it: the last

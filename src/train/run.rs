@@ -9,7 +9,7 @@ use super::page::{Gallery, write_page};
 use super::prepare::{Prepared, Progress as SavedProgress, prepare, step_arrays};
 use super::step::METRICS;
 use super::timing::Timing;
-use super::{Error, StateCopy, TrainState};
+use super::{Error, NotFinite, StateCopy, TrainState};
 use crate::array::HostArray;
 use crate::checkpoint::{self, AsyncSaver};
 use crate::config::{Loaded, When, itstime};
@@ -65,7 +65,8 @@ pub fn train(request: &Request<'_>) -> Result<Ended, Error> {
 struct Pending {
     step: u64,
     metrics: Download,
-    rows: Vec<usize>,
+    /// Position in the data after its batch.
+    position: u64,
     /// Rows passed over until then.
     num_skipped: u64,
 }
@@ -232,7 +233,6 @@ impl<'a> Run<'a> {
     /// Sends a batch and starts a step on it, without waiting.
     fn start_step(&mut self, batch: Batch) -> Result<(), Error> {
         let device = self.prepared.client.devices()[0].clone();
-        let rows = batch.ids.iter().flatten().copied().collect();
         let position = batch.position_after;
         self.num_skipped += batch.num_skipped;
         let upload = |array: HostArray| self.prepared.client.upload_owned(array, &device);
@@ -242,7 +242,18 @@ impl<'a> Run<'a> {
             // Every step has a stream of its own, whatever came before it.
             true => {
                 let key = mix(self.request.loaded.config.seed, self.step);
-                Some(upload(HostArray::new([2], &[key, self.step])?)?)
+                let parts = self.prepared.step.micro_batches as u64;
+                let states = match parts {
+                    1 => HostArray::new([2], &[key, self.step])?,
+                    _ => {
+                        let state = |part: u64| [mix(key, part), self.step];
+                        HostArray::new(
+                            [parts as usize, 2],
+                            (0..parts).flat_map(state).collect::<Vec<_>>().as_slice(),
+                        )?
+                    }
+                };
+                Some(upload(states)?)
             }
             false => None,
         };
@@ -253,7 +264,7 @@ impl<'a> Run<'a> {
         self.step += 1;
         self.position = position;
         let metrics = metrics.start_download()?;
-        self.pending.push_back(Pending { step: self.step, metrics, rows, num_skipped: self.num_skipped });
+        self.pending.push_back(Pending { step: self.step, metrics, position, num_skipped: self.num_skipped });
         Ok(())
     }
 
@@ -275,16 +286,13 @@ impl<'a> Run<'a> {
 
     /// Reads the measurements of the oldest step under way, waiting for it if need be.
     fn report_oldest(&mut self, progress: &Progress) -> Result<(), Error> {
-        let Some(Pending { step, metrics, rows, num_skipped }) = self.pending.pop_front() else {
+        let Some(Pending { step, metrics, position, num_skipped }) = self.pending.pop_front() else {
             return Ok(());
         };
         let values = metrics.wait()?.to_f64();
         self.timing.step_done();
-        for (metric, &value) in METRICS.into_iter().zip(&values) {
-            if !value.is_finite() {
-                let rows = rows.iter().map(|&row| self.prepared.loader.locate(row)).collect();
-                return Err(Error::NotFinite { step, metric, value, rows });
-            }
+        if let Some(found) = NotFinite::find(step, &values, self.prepared.optimizer.trained()) {
+            return Err(found.with_batch(&self.prepared.loader, position, self.request.workdir));
         }
         self.report_step(step, &values, num_skipped, progress)?;
         self.submit_if_seen()

@@ -120,7 +120,7 @@ pub(super) struct Trainer {
 }
 
 impl Trainer {
-    /// Makes a step and returns what it measured, [`METRICS`](crate::train::METRICS).
+    /// Makes a step and returns what it measured, [`METRICS`](crate::train::METRICS) first.
     pub fn step(self, batch: &Batch, schedules: &HostArray) -> Result<(Self, HostArray), Error> {
         let Trainer { step, executable, state } = self;
         let (client, device) = (executable.client(), &executable.devices()[0]);
@@ -266,7 +266,7 @@ impl Batch {
 
     /// Examples, and tokens of each.
     pub fn size(&self) -> StepBatch {
-        StepBatch { batch_size: self.text.dims()[0], text_len: self.text.dims()[1] }
+        StepBatch { batch_size: self.text.dims()[0], text_len: self.text.dims()[1], micro_batches: 1 }
     }
 
     fn arrays(&self) -> [&HostArray; 4] {
