@@ -53,6 +53,13 @@ config_section! {
     }
 }
 
+impl Eval {
+    /// What stands before the names of the metrics of this evaluation, which is called `name`.
+    pub fn metric_prefix(&self, name: &str) -> String {
+        self.prefix.clone().unwrap_or_else(|| format!("{name}/"))
+    }
+}
+
 fn check_eval(eval: &Eval, node: &Node, decoder: &mut Decoder) {
     whole("log", &eval.log, node.key_span("log_steps"), decoder);
 }

@@ -36,6 +36,7 @@ mod schedule;
 pub mod schema;
 mod steps;
 mod values;
+mod watch;
 
 pub use decode::{FilePath, Named};
 pub use detection::{ClassChoice, Coco, Detect, Frames, Loc, Roboflow, Voc, Yolo};
@@ -53,6 +54,7 @@ pub use run::{Config, Device, DeviceKind, Loss, ModelLoad, Predict, Reduction, R
 pub use schedule::{DecayType, ScheduleSpec};
 pub use steps::{Duration, Horizon, StepsError, When, itstime};
 pub use values::{Axes, Kwargs, ModelInit, Pattern, Rules, Size, Towers};
+pub use watch::{CkptBest, EarlyStop, Goal, ReduceOnPlateau, ThresholdMode};
 
 /// A section none of whose keys is set.
 fn default_section<T: schema::Field>() -> T {

@@ -9,6 +9,7 @@ use super::schedule::ScheduleSpec;
 use super::schema::{BELOW_ONE, NON_NEGATIVE, POSITIVE, SHARE};
 use super::steps::Duration;
 use super::values::{Axes, Kwargs, ModelInit, Rules};
+use super::watch::{CkptBest, EarlyStop, ReduceOnPlateau, check_metrics};
 use crate::array::DType;
 use crate::{config_choice, config_section};
 
@@ -79,6 +80,12 @@ config_section! {
         /// Whether checkpoints hold the frozen parameters, which take room once however many checkpoints
         /// there are. With false they leave those of `model_init` there, which then must stay as and where it is.
         pub ckpt_frozen: bool = true;
+        /// Also keeps the checkpoint of the step at which a metric was best, and names it in the file `BEST`.
+        pub ckpt_best: Option<CkptBest> = None;
+        /// Ends the run when a metric no longer gets better.
+        pub early_stop: Option<EarlyStop> = None;
+        /// Reduces the learning rate when a metric does not get better.
+        pub reduce_on_plateau: Option<ReduceOnPlateau> = None;
         /// Evaluations by name.
         pub evals: Named<Eval> = Named::default();
         /// Defaults of the `predict` command.
@@ -234,6 +241,7 @@ fn check_config(config: &Config, node: &Node, decoder: &mut Decoder) {
         let message = format!("wd_mults has {mult} for \"{}\", expected at least 0", pattern.as_str());
         decoder.problem::<()>(node.key_span("wd_mults"), message);
     }
+    check_metrics(config, node, decoder);
     check_mesh(config, node, decoder);
 }
 

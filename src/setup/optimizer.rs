@@ -80,7 +80,12 @@ pub struct Schedules(Vec<Schedule>);
 impl Schedules {
     /// The value of each schedule for the update that follows `step` finished ones, `f32 [schedules]`.
     pub fn values(&self, step: u64) -> HostArray {
-        let values: Vec<f32> = self.0.iter().map(|schedule| schedule.value(step)).collect();
+        self.scaled_values(step, 1.0)
+    }
+
+    /// As [`values`](Self::values), times `scale`.
+    pub fn scaled_values(&self, step: u64, scale: f64) -> HostArray {
+        let values: Vec<f32> = self.0.iter().map(|schedule| schedule.value(step) * scale as f32).collect();
         let mut array = HostArray::zeros(crate::array::Shape::new(DType::F32, [values.len()]));
         array.bytes_mut().copy_from_slice(bytemuck::cast_slice(&values));
         array

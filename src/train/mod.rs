@@ -12,6 +12,7 @@ mod run;
 mod state;
 mod step;
 mod timing;
+mod watch;
 
 pub use guard::NotFinite;
 pub use run::{Ended, Request, train};
@@ -60,6 +61,8 @@ pub enum Error {
          model_init:{}", path.display(), problems.iter().map(|problem| format!("\n  {problem}")).collect::<String>()
     )]
     Uncovered { path: PathBuf, problems: Vec<String> },
+    #[error("{metric} is no metric of its evaluation, which gave: {}", known.join(", "))]
+    NoMetric { metric: String, known: Vec<String> },
     #[error("the training data ended before the training did")]
     NoMoreData,
 }

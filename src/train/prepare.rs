@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::resume::Elsewhere;
 use super::state::TrainState;
 use super::step::{StepBatch, TrainStep};
+use super::watch::Watch;
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
@@ -44,6 +45,8 @@ pub(super) struct Prepared {
     pub frozen: Option<Frozen>,
     /// Where the run stands.
     pub progress: Progress,
+    /// What evaluations have led to.
+    pub watch: Watch,
     /// Whether the workdir has a checkpoint of where it stands.
     pub is_saved: bool,
     pub horizon: Horizon,
@@ -109,8 +112,10 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         Some(elsewhere) => elsewhere.progress,
         None => Progress::of(resumed.as_ref(), loaded, data_size, &data)?,
     };
-    let is_over =
-        progress.step > total_steps || progress.step == total_steps && is_finished(request, total_steps)?;
+    let saved = elsewhere.as_ref().map(Elsewhere::state).or(resumed.as_ref().map(Checkpoint::state));
+    let watch = Watch::new(config, saved.and_then(|state| state.get("watch")));
+    let is_at_end = progress.step == total_steps || watch.is_over();
+    let is_over = progress.step > total_steps || is_at_end && is_finished(request, progress.step)?;
     let origin = elsewhere.as_ref().map(Elsewhere::path).or(resumed.as_ref().map(Reader::path));
     if let Some(origin) = origin {
         if is_over {
@@ -209,6 +214,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         store,
         frozen: Some(frozen),
         progress,
+        watch,
         is_saved: resumed.is_some(),
         horizon,
         total_steps,
@@ -290,8 +296,9 @@ impl Progress {
         })
     }
 
-    pub fn to_json(self, seed: u64, data_size: u64, data: &Json) -> Json {
+    pub fn to_json(self, seed: u64, data_size: u64, data: &Json, watch: Json) -> Json {
         json!({
+            "watch": watch,
             "position": self.position,
             "num_skipped": self.num_skipped,
             "trained_secs": self.trained_secs,

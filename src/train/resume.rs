@@ -22,6 +22,8 @@ pub(super) struct Elsewhere {
     /// The full name there of each array of the optimizer.
     state: HashMap<String, String>,
     pub progress: Progress,
+    /// What else the trainer that wrote it, if it was this one, remembered.
+    json: Json,
 }
 
 /// Whose names a state has.
@@ -46,14 +48,16 @@ impl Elsewhere {
         optimizer: &Optimizer,
         batch_size: u64,
     ) -> Result<Self, Error> {
-        let (reader, names, progress): (Box<dyn Reader>, _, _) = match checkpoint::open_state(path)? {
+        let (reader, names, progress, json): (Box<dyn Reader>, _, _, _) = match checkpoint::open_state(path)?
+        {
             State::Own(checkpoint) => {
                 let progress = own_progress(&checkpoint);
-                (checkpoint, Names::Own, Some(progress))
+                let json = checkpoint.state().clone();
+                (checkpoint, Names::Own, Some(progress), json)
             }
             State::BigVision(reader) => {
                 let progress = big_vision_progress(reader.as_ref(), batch_size)?;
-                (reader, Names::BigVision, progress)
+                (reader, Names::BigVision, progress, Json::Null)
             }
         };
         let mut problems = Vec::new();
@@ -77,9 +81,14 @@ impl Elsewhere {
             optimizer.state().iter().map(|state| (state.name.clone(), names.of_state(state))).collect();
         optimizer.state().iter().for_each(|array| expect(state[&array.name].clone(), &array.shape));
         match progress {
-            Some(progress) if problems.is_empty() => Ok(Elsewhere { reader, state, progress }),
+            Some(progress) if problems.is_empty() => Ok(Elsewhere { reader, state, progress, json }),
             _ => Err(Error::Uncovered { path: path.to_owned(), problems: shortened(problems) }),
         }
+    }
+
+    /// What a checkpoint of this program holds besides arrays; null for others.
+    pub fn state(&self) -> &Json {
+        &self.json
     }
 
     pub fn path(&self) -> &Path {
