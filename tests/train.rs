@@ -346,6 +346,30 @@ fn a_learning_rate_that_was_reduced_stays_reduced_after_a_crash() {
 }
 
 #[test]
+fn a_mock_runs_without_data_and_checkpoint_and_every_preset_trains() {
+    let lab = Lab::new();
+    let evals = with_perplexity(&lab).replace("fopen_keys: {image: data}", "start: 0");
+    let nothing = "input.data={name: 'bv:jsonl', fname: nowhere.jsonl}";
+    let args = ["--set", "mode=mock", "--set", "model_init=nowhere.npz", "--set", nothing, "--set", &evals];
+    lab.trained("mock", &args, 0);
+    assert_eq!(lab.state("mock").0, 12);
+    assert!(!series(&lab, "mock", "val/pplx/avg").is_empty());
+
+    let model = "model: {image_size: 16, img: {variant: null, width: 16, depth: 1, num_heads: 2, mlp_dim: 32, patch_size: 8}, \
+                 llm: {variant: null, width: 16, depth: 1, num_heads: 2, num_kv_heads: 1, head_dim: 8, mlp_dim: 32, vocab_size: 320}}";
+    for preset in ["big_vision", "notebook", "torch"] {
+        let data = "{data: {name: 'bv:jsonl', fname: data/caption_train.jsonl, fopen_keys: {image: data}}, batch_size: 2}";
+        let yaml = format!(
+            "preset: {preset}\nargs: {{text_len: 32}}\ntokenizer: data/tokenizer.model\ninput: {data}\ntotal_steps: 3\n{model}\n\
+             log_training_steps: 1\n"
+        );
+        fs::write(lab.path(&format!("{preset}.yaml")), yaml).unwrap();
+        lab.done(&["train", &format!("{preset}.yaml"), "--workdir", preset]);
+        assert_eq!(series(&lab, preset, "training_loss").len(), 3, "{preset}");
+    }
+}
+
+#[test]
 fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
     kill_and_resume(6, &[]);
 }

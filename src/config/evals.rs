@@ -45,6 +45,8 @@ config_section! {
         pub pp_fn: String;
         /// Examples in one batch; null takes `input.batch_size`.
         pub batch_size: Option<usize> = None, POSITIVE;
+        /// Examples at most, from the first on; null takes all.
+        pub max_examples: Option<usize> = None, POSITIVE;
         /// What is kept between runs.
         pub cache: EvalCache = EvalCache::Pipeline;
         /// Batches that are made ahead of their use.

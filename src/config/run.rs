@@ -4,7 +4,9 @@ use super::decode::{Decoder, FilePath, Named};
 use super::evals::Eval;
 use super::input::Input;
 use super::model::Model;
+use super::modes::Mode;
 use super::node::{Node, Span};
+use super::presets::Preset;
 use super::schedule::ScheduleSpec;
 use super::schema::{BELOW_ONE, NON_NEGATIVE, POSITIVE, SHARE};
 use super::steps::Duration;
@@ -16,6 +18,11 @@ use crate::{config_choice, config_section};
 config_section! {
     /// A training or evaluation run.
     pub struct Config checked by check_config {
+        /// Defaults of the keys that the config leaves out: those of configs/presets/.
+        pub preset: Option<Preset> = None;
+        /// Whether the run is cut down to a trial: `runlocal` to 20 steps of 2 examples, evaluations of 16; `mock` also to a
+        /// tiny model and random data.
+        pub mode: Mode = Mode::Full;
         /// Start of every random sequence: initial parameters, dropout, the order of examples, sampling.
         pub seed: u64 = 0;
         /// Training data; null for runs that do not train.

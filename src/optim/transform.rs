@@ -164,3 +164,82 @@ fn bias_correction(decay: f64, count: &Value) -> Result<Value> {
         count.full_like(1.0)?.convert(DType::F32)?.mul_scalar(decay)?.pow(&count.convert(DType::F32)?)?;
     power.full_like(1.0)?.sub(&power)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::HostArray;
+    use crate::exec::run_once;
+    use crate::graph::Builder;
+    use crate::runtime::testing::cpu_client;
+
+    /// The updates of one parameter in successive steps with these gradients; the parameter stays where it is.
+    fn updates(transform: &Transform, param: [f32; 3], gradients: &[[f32; 3]]) -> Vec<[f32; 3]> {
+        let b = Builder::new("updates");
+        let array = |values: &[f32; 3]| b.constant(HostArray::new([3], values).unwrap()).unwrap();
+        let shape = Shape::new(DType::F32, [3]);
+        let mut state: Vec<Value> =
+            transform.state(&[("w", &shape)]).iter().map(|state| b.zeros(&state.shape).unwrap()).collect();
+        let mut all = Vec::new();
+        for gradient in gradients {
+            let (updates, next) = transform.update(&[array(gradient)], &state, &[array(&param)]).unwrap();
+            all.extend(updates);
+            state = next;
+        }
+        let function = b.finish(&all.iter().collect::<Vec<_>>()).unwrap();
+        let results = run_once(&cpu_client(), &function, &[]).unwrap();
+        results.iter().map(|array| array.values::<f32>().unwrap().try_into().unwrap()).collect()
+    }
+
+    const GRADIENTS: [[f32; 3]; 3] = [[1.0, -2.0, 0.5], [0.25, 1.0, 0.0], [-1.0, 3.0, 0.125]];
+
+    #[track_caller]
+    fn assert_close(got: &[[f32; 3]], expected: &[[f64; 3]], tolerance: f64) {
+        for (got, expected) in got.iter().flatten().zip(expected.iter().flatten()) {
+            assert!((f64::from(*got) - expected).abs() <= tolerance, "{got} instead of {expected}");
+        }
+    }
+
+    /// In `f64`, by the formulas of `optax.trace`.
+    fn traces(decay: f64, nesterov: bool, round: impl Fn(f64) -> f64) -> Vec<[f64; 3]> {
+        let mut trace = [0.0; 3];
+        let mut all = Vec::new();
+        for gradient in GRADIENTS {
+            let gradient = gradient.map(f64::from);
+            let sum: [f64; 3] = std::array::from_fn(|i| gradient[i] + round(decay) * trace[i]);
+            all.push(if nesterov { std::array::from_fn(|i| gradient[i] + decay * sum[i]) } else { sum });
+            trace = sum.map(&round);
+        }
+        all
+    }
+
+    #[test]
+    fn momentum_is_kept_in_its_type_and_looked_up_ahead_on_request() {
+        let in_bf16 = |value: f64| half::bf16::from_f64(value).to_f64();
+        for nesterov in [false, true] {
+            let momentum = |dtype| Transform::Momentum { decay: 0.9, dtype, nesterov };
+            let exact = updates(&momentum(None), [0.0; 3], &GRADIENTS);
+            assert_close(&exact, &traces(0.9, nesterov, |value| value), 2e-6);
+            let rounded = updates(&momentum(Some(DType::BF16)), [0.0; 3], &GRADIENTS);
+            assert_close(&rounded, &traces(0.9, nesterov, in_bf16), 2e-6);
+            assert!((exact[2][1] - rounded[2][1]).abs() > 1e-3, "{exact:?} {rounded:?}");
+        }
+    }
+
+    #[test]
+    fn decay_is_added_to_what_the_learning_rate_scales() {
+        let adam = Transform::Adam { b1: 0.9, b2: 0.999, eps: 1e-8, eps_root: 0.0, mu_dtype: None };
+        let decayed = Transform::Decayed { weight_decay: 0.1, transform: Box::new(adam.clone()) };
+        let param = [3.0, -1.0, 0.0];
+        let [with, without] = [&decayed, &adam].map(|transform| updates(transform, param, &GRADIENTS));
+        let expected: Vec<[f64; 3]> = without
+            .iter()
+            .map(|update| std::array::from_fn(|i| f64::from(update[i]) + 0.1 * f64::from(param[i])))
+            .collect();
+        assert_close(&with, &expected, 2e-6);
+        // In f32, 1 - 0.999^t is good to some 1e-5. torch.optim.AdamW, two steps of the first element: m / (1 - b1^t) over sqrt(v / (1 - b2^t)) + eps.
+        let (m, v) = (0.9 * 0.1 + 0.1 * 0.25, 0.999 * 1e-3 + 1e-3 * 0.0625);
+        let second: f64 = m / (1.0 - 0.81) / (f64::sqrt(v / (1.0 - 0.999 * 0.999)) + 1e-8);
+        assert_close(&with[..2], &[[1.3, -1.1, 1.0], [second + 0.3, expected[1][1], expected[1][2]]], 2e-5);
+    }
+}

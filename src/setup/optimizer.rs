@@ -151,7 +151,11 @@ pub fn optimizer(
     Ok((Optimizer::new(&config, specs)?, Schedules(schedules)))
 }
 
-fn transform(loaded: &Loaded) -> Result<Transform, Error> {
+/// What a config's optimizer makes of gradients.
+///
+/// # Errors
+/// Unknown optimizers and arguments.
+pub fn transform(loaded: &Loaded) -> Result<Transform, Error> {
     let config = &loaded.config;
     let arguments: &Kwargs = &config.optax;
     match config.optax_name.as_str() {

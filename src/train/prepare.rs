@@ -82,6 +82,8 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         .input
         .as_ref()
         .ok_or_else(|| loaded.error_at("input", "input is needed for training: data, pp and batch_size"))?;
+    // Told before data is opened, which may take long.
+    setup::transform(loaded)?;
     let model = setup::model_config(loaded)?;
     let env = setup::pp_env(loaded);
     let streams = setup::streams(loaded, &env, input, &STEP_ARRAYS, model.llm.vocab_size)?;
