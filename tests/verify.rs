@@ -233,7 +233,8 @@ fn what_cannot_be_replayed_fails_by_name() {
     assert!(!report.passed());
     assert!(failing(&report).is_empty());
     let text = report.to_text(false);
-    assert!(text.contains("beam     NOT REPLAYED"), "{text}");
+    let beam = text.lines().find(|line| line.trim_start().starts_with("beam "));
+    assert!(beam.is_some_and(|line| line.ends_with("NOT REPLAYED")), "{text}");
     assert!(text.contains("FAILED: 1 of 3 checks: ") && text.contains(" beam\n"), "{text}");
     assert!(replay(dir.path(), &[Check::Loss]).unwrap().passed());
     assert!(!replay(dir.path(), &[Check::Beam]).unwrap().passed());

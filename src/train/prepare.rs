@@ -49,6 +49,8 @@ pub(super) struct Prepared {
     pub watch: Watch,
     /// Whether the workdir has a checkpoint of where it stands.
     pub is_saved: bool,
+    /// Whether that is one that is kept for good.
+    pub is_kept: bool,
     pub horizon: Horizon,
     pub total_steps: u64,
     pub batch_size: u64,
@@ -218,6 +220,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         progress,
         watch,
         is_saved: resumed.is_some(),
+        is_kept: resumed.as_ref().is_some_and(Checkpoint::keep),
         horizon,
         total_steps,
         batch_size,
