@@ -131,6 +131,7 @@ impl Check {
             Check::Grads => loss::gradients,
             Check::Sgd => train::sgd,
             Check::Adam => train::adam,
+            Check::Adafactor => train::adafactor,
             Check::Decode => decode::greedy,
             Check::Image => return Some(Replay::Folder(image::images)),
             Check::Text => return Some(Replay::Folder(text::text)),
@@ -141,7 +142,7 @@ impl Check {
             Check::Perplexity => return Some(Replay::Device(perplexity::perplexity)),
             Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
             Check::Vit => return Some(Replay::Device(vit::vit)),
-            Check::Adafactor | Check::Beam => return None,
+            Check::Beam => return None,
         }))
     }
 }

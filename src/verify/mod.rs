@@ -23,6 +23,7 @@ mod program;
 mod recording;
 mod report;
 mod schedule;
+mod sides;
 mod tally;
 mod text;
 mod tolerance;
