@@ -375,5 +375,6 @@ fn model_of(variant: &Variant) -> PaliGemmaConfig {
         },
         llm,
         image_size: variant.image_size().unwrap_or(column),
+        lora: None,
     }
 }

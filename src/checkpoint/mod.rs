@@ -28,6 +28,7 @@
 
 mod adapt;
 mod error;
+mod few_bits;
 mod file;
 mod fit;
 mod gemma;

@@ -27,6 +27,7 @@ mod error;
 mod evals;
 mod input;
 mod load;
+mod lora;
 mod model;
 mod node;
 mod overrides;
@@ -46,6 +47,7 @@ pub use input::{
     Parquet, ShuffleReach, Source, TfRecord, Tfds, WebDataset,
 };
 pub use load::{Loaded, split_assignment};
+pub use lora::{FrozenType, Lora, LoraTargets, TowerTargets};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};
 pub use node::{Entry, Kind, Node, Span};
 pub use reference::reference;
