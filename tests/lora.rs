@@ -13,7 +13,7 @@ use paligemma::autodiff::gradient;
 use paligemma::checkpoint::{self, Reader, Store, hf, safetensors};
 use paligemma::exec;
 use paligemma::graph::{Builder, Function, RematPolicy, Value};
-use paligemma::hlo::{self, EmitOptions};
+use paligemma::hlo::EmitOptions;
 use paligemma::model::{
     Examples, GemmaConfig, LoraConfig, LossConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm,
     SiglipConfig, Taps, scale_name,
@@ -21,7 +21,8 @@ use paligemma::model::{
 use paligemma::nn::Params;
 use paligemma::params::{Init, Kernel, ParamSpecs, Quant};
 use paligemma::runtime::{
-    Client, ClientOptions, CompileOptions, CompiledMemoryStats, Plugin, PluginKind, PluginRequest, Program,
+    Arg, Buffer, Client, ClientOptions, CompileOptions, CompiledMemoryStats, Executable, Plugin, PluginKind,
+    PluginRequest,
 };
 use tempfile::TempDir;
 
@@ -123,9 +124,8 @@ fn program(
     build: impl FnOnce(&Builder, &[(String, Value)], &[Value]) -> Vec<Value>,
 ) -> Function {
     let b = Builder::new("lora");
-    let parameter = |(name, shape): &(String, Shape)| {
-        (name.clone(), b.parameter(name, shape.clone()).unwrap())
-    };
+    let parameter =
+        |(name, shape): &(String, Shape)| (name.clone(), b.parameter(name, shape.clone()).unwrap());
     let params: Vec<_> = shapes.iter().map(parameter).collect();
     let batch = batch();
     let inputs: Vec<Value> =
@@ -138,16 +138,31 @@ fn shapes(values: &IndexMap<String, HostArray>) -> Vec<(String, Shape)> {
     values.iter().map(|(name, array)| (name.clone(), array.shape().clone())).collect()
 }
 
-fn logits(model: &PaliGemmaConfig, values: &IndexMap<String, HostArray>) -> Vec<f64> {
+/// Without LLVM's optimisations, which take most of the time and do not run long here.
+fn compile(function: &Function) -> Executable {
+    let options = CompileOptions::default().with_flag("xla_backend_optimization_level", 0i64);
+    exec::compile(client(), function, &EmitOptions::default(), &options).unwrap()
+}
+
+/// The results on these parameters and the batch.
+fn execute(executable: &Executable, values: &IndexMap<String, HostArray>) -> Vec<HostArray> {
+    let device = &executable.devices()[0];
+    let batch = batch();
+    let upload = |array| client().upload(array, device).unwrap();
+    let buffers: Vec<Buffer> = values.values().chain(&batch).map(upload).collect();
+    let results = executable.execute(buffers.iter().map(Arg::Keep).collect()).unwrap();
+    results.iter().map(|result| result.download().unwrap()).collect()
+}
+
+/// A program of the logits of the text.
+fn logits(model: &PaliGemmaConfig, values: &IndexMap<String, HostArray>) -> Executable {
     let function = program(&shapes(values), |b, params, batch| {
         let mut taps = Taps::all();
         let params = Params::new(b, params.iter().cloned());
         model.forward(&params, &batch[0], &batch[1], &batch[2], None, &mut taps).unwrap();
         vec![taps.into_values().into_iter().find(|(name, _)| name == "text_logits").unwrap().1]
     });
-    let batch = batch();
-    let inputs: Vec<&HostArray> = values.values().chain(&batch).collect();
-    exec::run_once(client(), &function, &inputs).unwrap()[0].to_f64()
+    compile(&function)
 }
 
 fn distance(one: &[f64], other: &[f64]) -> f64 {
@@ -170,18 +185,8 @@ fn gradients_of_adapters_are_those_of_differences() {
             params.iter().filter(|(name, _)| is_adapter(name)).map(|(_, value)| value.clone()).collect();
         [vec![loss.clone()], gradient(&loss, &wrt).unwrap()].concat()
     });
-    let module = hlo::emit(&function, &EmitOptions::default()).unwrap();
-    let (executable, _) = exec::compile_module(client(), &module, &CompileOptions::default()).unwrap();
-    let batch = batch();
-    let run = |values: &IndexMap<String, HostArray>| {
-        let device = &executable.devices()[0];
-        let buffers: Vec<_> =
-            values.values().chain(&batch).map(|array| client().upload(array, device).unwrap()).collect();
-        let args = buffers.iter().map(paligemma::runtime::Arg::Keep).collect();
-        let results = executable.execute(args).unwrap();
-        results.iter().map(|result| result.download().unwrap()).collect::<Vec<_>>()
-    };
-    let gradients = run(&values);
+    let executable = compile(&function);
+    let gradients = execute(&executable, &values);
     for (i, name) in names.iter().filter(|name| is_adapter(name)).enumerate() {
         // Along the gradient the loss changes most, and rounding weighs least.
         let gradient = gradients[1 + i].to_f64();
@@ -192,7 +197,7 @@ fn gradients_of_adapters_are_those_of_differences() {
             let mut values = values.clone();
             let to = values[name].values_mut::<f32>().unwrap();
             to.iter_mut().zip(&gradient).for_each(|(v, g)| *v += (sign * step * g / norm) as f32);
-            run(&values)[0].to_f64()[0]
+            execute(&executable, &values)[0].to_f64()[0]
         };
         let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
         // Rounding of two f32 losses of about 4, over twice the step.
@@ -234,8 +239,10 @@ fn a_merged_model_says_what_the_adapted_one_says() {
         let plain = PaliGemmaConfig { lora: None, ..model.clone() };
         let read = |name: &str| (name.to_owned(), merged.read(name).unwrap());
         let merged: IndexMap<_, _> = plain.params().unwrap().names().map(read).collect();
-        let adapted = logits(&model, &values);
-        let error = distance(&logits(&plain, &merged), &adapted);
+        let program = logits(&model, &values);
+        let run = |program: &Executable, values| execute(program, values)[0].to_f64();
+        let adapted = run(&program, &values);
+        let error = distance(&run(&logits(&plain, &merged), &merged), &adapted);
         println!("{kind}: merging changes logits by {error:.1e}");
         assert!(error < 2e-6, "{kind}: {error:e}");
         // The adapters do change something.
@@ -245,7 +252,7 @@ fn a_merged_model_says_what_the_adapted_one_says() {
                 *array = HostArray::zeros(array.shape().clone());
             }
         }
-        let change = distance(&logits(&model, &fresh), &adapted);
+        let change = distance(&run(&program, &fresh), &adapted);
         assert!(change > 0.05, "{kind}: {change}");
     }
 }
@@ -257,8 +264,11 @@ fn adapters_come_back_from_pefts_format() {
         let values = values(&model);
         let path = dir.path().join(format!("{i}.safetensors"));
         write(&path, &values);
-        let base: IndexMap<_, _> =
-            values.iter().filter(|(name, _)| !name.starts_with("lora/")).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let base: IndexMap<_, _> = values
+            .iter()
+            .filter(|(name, _)| !name.starts_with("lora/"))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         let shape = |name: &str| base.get(name).map(HostArray::shape);
         let own = hf::own_adapters(&path).unwrap();
         let peft = dir.path().join(format!("peft{i}"));
@@ -270,7 +280,8 @@ fn adapters_come_back_from_pefts_format() {
         assert_eq!(back.len(), count, "{kind}");
         for (name, array) in &back {
             assert_eq!(array.dims(), values[name].dims(), "{kind}: {name}");
-            let off = array.to_f64().iter().zip(values[name].to_f64()).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
+            let off =
+                array.to_f64().iter().zip(values[name].to_f64()).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
             assert!(off < 1e-6, "{kind}: {name} is off by {off:e}");
         }
         // The reader of PEFT's adapters merges the same.
@@ -286,7 +297,10 @@ fn adapters_come_back_from_pefts_format() {
     }
     let config = fs::read_to_string(dir.path().join("peft2/adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
-    assert_eq!((&config["r"], &config["lora_alpha"], &config["use_dora"]), (&3.into(), &7.0.into(), &true.into()));
+    assert_eq!(
+        (&config["r"], &config["lora_alpha"], &config["use_dora"]),
+        (&3.into(), &7.0.into(), &true.into())
+    );
     let modules = config["target_modules"].as_array().unwrap();
     assert_eq!(modules.len(), 2 * 6 + 1 + 2 * 7);
     assert!(modules.contains(&"model.language_model.layers.1.self_attn.v_proj".into()), "{modules:?}");
@@ -294,9 +308,6 @@ fn adapters_come_back_from_pefts_format() {
     let file = safetensors::Safetensors::open(&hf::Adapter::weights_path(&dir.path().join("peft2"))).unwrap();
     let name = "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_B.weight";
     assert_eq!(file.shape(name).unwrap().dims(), [24, 3]);
-    let shape = |_: &str| None::<&Shape>;
-    let nothing = dir.path().join("base0.safetensors");
-    assert!(hf::read_adapters(&nothing, &shape).unwrap_err().to_string().contains("base0.safetensors"));
 }
 
 #[test]
@@ -308,17 +319,14 @@ fn dropped_inputs_of_adapters_leave_the_base_and_the_mean() {
         let params = Params::new(b, params.iter().cloned());
         let [image, text, suffix] = batch else { panic!("a batch has three arrays") };
         let examples = Examples { image, text, mask_ar: suffix, mask_loss: suffix };
-        let state = |key: u64| {
-            b.constant(HostArray::new([2], &[key, 0]).unwrap()).unwrap()
-        };
+        let state = |key: u64| b.constant(HostArray::new([2], &[key, 0]).unwrap()).unwrap();
         let loss = |state: Option<&Value>| {
             model.loss(&params, &examples, state, &LossConfig::default()).unwrap().loss
         };
         vec![loss(None), loss(Some(&state(1))), loss(Some(&state(1))), loss(Some(&state(2)))]
     });
-    let batch = batch();
-    let inputs: Vec<&HostArray> = values.values().chain(&batch).collect();
-    let losses: Vec<f64> = exec::run_once(client(), &function, &inputs).unwrap().iter().map(|l| l.to_f64()[0]).collect();
+    let losses: Vec<f64> =
+        execute(&compile(&function), &values).iter().map(|loss| loss.to_f64()[0]).collect();
     println!("{losses:?}");
     assert_eq!(losses[1], losses[2]);
     assert!(losses[0] != losses[1] && losses[1] != losses[3], "{losses:?}");
@@ -340,9 +348,7 @@ fn step_memory(quant: Option<Quant>) -> CompiledMemoryStats {
         let trained = params.iter().filter(|(name, _)| is_trained(name)).map(|(_, value)| value.clone());
         [vec![loss.clone()], gradient(&loss, &trained.collect::<Vec<_>>()).unwrap()].concat()
     });
-    let bytes = hlo::emit(&function, &EmitOptions::default()).unwrap().to_bytes();
-    let executable = client().compile(Program::hlo(&bytes), &CompileOptions::default()).unwrap();
-    executable.compiled().memory_stats().unwrap()
+    compile(&function).compiled().memory_stats().unwrap()
 }
 
 #[test]
@@ -367,7 +373,10 @@ struct Lab(TempDir);
 impl Lab {
     fn new() -> Self {
         let lab = Lab(tempfile::tempdir().unwrap());
-        lab.said(&["data", "synth", "scenes", "--out", "data", "--size", "48", "--splits", "train=12,val=4"], 0);
+        lab.said(
+            &["data", "synth", "scenes", "--out", "data", "--size", "48", "--splits", "train=12,val=4"],
+            0,
+        );
         let rows = ["data/caption_train.jsonl", "data/caption_val.jsonl"];
         let to = ["--out", "data/tokenizer.model", "--vocab-size", "320"];
         lab.said(&[&["data", "tokenizer"], rows.as_slice(), &to].concat(), 0);
@@ -412,8 +421,14 @@ impl Lab {
     }
 }
 
-const LORA: [&str; 6] =
-    ["--set", "model_init=base", "--set", "lora={rank: 4, alpha: 8, dropout: 0.1, targets: {img: '.*', llm: '.*'}}", "--set", "lr=0.03"];
+const LORA: [&str; 6] = [
+    "--set",
+    "model_init=base",
+    "--set",
+    "lora={rank: 4, alpha: 8, dropout: 0.1, targets: {img: '.*', llm: '.*'}}",
+    "--set",
+    "lr=0.03",
+];
 
 fn losses(lab: &Lab, workdir: &str) -> Vec<f64> {
     let rows = paligemma::report::metrics::read_metrics(&lab.path(workdir).join("metrics.jsonl")).unwrap();
@@ -424,28 +439,40 @@ fn losses(lab: &Lab, workdir: &str) -> Vec<f64> {
 #[test]
 fn a_run_trains_its_adapters_only_and_goes_on_where_it_stopped() {
     let lab = Lab::new();
-    for (run, more) in [("float", &[][..]), ("int8", &["--set", "frozen_dtype=int8"]), ("dora", &["--set", "lora.dora=true", "--set", "frozen_dtype=nf4"])] {
+    for (run, more) in [
+        ("float", &[][..]),
+        ("int8", &["--set", "frozen_dtype=int8"]),
+        ("dora", &["--set", "lora.dora=true", "--set", "frozen_dtype=nf4"]),
+    ] {
         let args = [&LORA[..], more].concat();
-        lab.train(run, &args, 0);
         let half = format!("{run}-half");
         // Stopped and gone on: the schedule is that of the whole.
-        lab.train(&half, &[&args[..], &["--arg", "steps=6", "--set", "schedule=[['.*', {decay_type: stair}]]"]].concat(), 0);
+        lab.train(
+            &half,
+            &[&args[..], &["--arg", "steps=6", "--set", "schedule=[['.*', {decay_type: stair}]]"]].concat(),
+            0,
+        );
         let constant = [&args[..], &["--set", "schedule=[['.*', {decay_type: stair}]]"]].concat();
         lab.train(&half, &constant, 0);
-        let straight = format!("{run}-straight");
-        lab.train(&straight, &constant, 0);
-        assert!(lab.state(&half) == lab.state(&straight), "{run} goes on elsewhere");
+        lab.train(run, &constant, 0);
+        assert!(lab.state(&half) == lab.state(run), "{run} goes on elsewhere");
 
         let (state, base) = (lab.state(run), lab.state("base"));
         let changed = |name: &String| base.get(name).is_some_and(|before| *before != state[name]);
         if run == "float" {
             assert!(state.keys().filter(|name| !name.starts_with("opt/")).all(|name| !changed(name)));
-            assert!(base.keys().filter(|name| name.starts_with("params/")).all(|name| state.contains_key(name)));
+            assert!(
+                base.keys().filter(|name| name.starts_with("params/")).all(|name| state.contains_key(name))
+            );
         }
         // Moments are those of adapters alone.
         let moments: Vec<&String> = state.keys().filter(|name| name.starts_with("opt/mu/")).collect();
-        assert!(!moments.is_empty() && moments.iter().all(|name| name.starts_with("opt/mu/lora/")), "{moments:?}");
-        let nonzero = state.iter().filter(|(name, bytes)| name.ends_with("/b") && bytes.iter().any(|&b| b != 0));
+        assert!(
+            !moments.is_empty() && moments.iter().all(|name| name.starts_with("opt/mu/lora/")),
+            "{moments:?}"
+        );
+        let nonzero =
+            state.iter().filter(|(name, bytes)| name.ends_with("/b") && bytes.iter().any(|&b| b != 0));
         assert!(nonzero.count() >= 12, "{run}");
         let losses = losses(&lab, run);
         println!("{run}: {losses:?}");
@@ -476,8 +503,8 @@ fn what_a_run_learned_can_be_merged_exported_and_started_from() {
     lab.said(&["convert", "base", "base.hf"], 0);
     lab.said(&["convert", "peft", "from_peft.npz"], 0);
     lab.said(&["lora", "merge", "base", "peft", "merged_peft.npz"], 0);
-    let [converted, others @ ..] =
-        ["converted.npz", "merged.npz", "from_peft.npz", "merged_peft.npz"].map(|name| checkpoint::open(lab.path(name)).unwrap());
+    let [converted, others @ ..] = ["converted.npz", "merged.npz", "from_peft.npz", "merged_peft.npz"]
+        .map(|name| checkpoint::open(lab.path(name)).unwrap());
     let base = checkpoint::open(lab.path("base")).unwrap();
     let mut num_changed = 0;
     for name in converted.names() {
@@ -505,8 +532,9 @@ fn what_a_run_learned_can_be_merged_exported_and_started_from() {
             assert!(close, "{name}");
         }
     }
-    let said = lab.train("other", &[&args[..], &["--set", "lora.init=run", "--set", "lora.rank=2"]].concat(), 2);
-    assert!(said.contains("the config wants f32[1,2,8,2]") || said.contains("the config wants f32["), "{said}");
+    let said =
+        lab.train("other", &[&args[..], &["--set", "lora.init=run", "--set", "lora.rank=2"]].concat(), 2);
+    assert!(said.contains(", the config wants f32["), "{said}");
 }
 
 #[test]
@@ -531,7 +559,10 @@ fn mistakes_about_adapters_are_the_configs() {
 #[test]
 fn the_recipe_of_counting_runs_on_a_small_model() {
     let lab = Lab(tempfile::tempdir().unwrap());
-    lab.said(&["data", "synth", "intersections", "--out", "data", "--size", "64", "--splits", "train=8,val=4"], 0);
+    lab.said(
+        &["data", "synth", "intersections", "--out", "data", "--size", "64", "--splits", "train=8,val=4"],
+        0,
+    );
     let rows = ["data", "tokenizer", "data/train.jsonl", "data/val.jsonl"];
     lab.said(&[&rows[..], &["--out", "data/tokenizer.model", "--vocab-size", "300"]].concat(), 0);
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/recipes/count_intersection_lora.yaml");
@@ -541,9 +572,10 @@ fn the_recipe_of_counting_runs_on_a_small_model() {
         "model.img={variant: null, width: 16, depth: 1, num_heads: 2, mlp_dim: 32, patch_size: 14}",
         "model.llm={variant: null, width: 16, depth: 1, num_heads: 2, num_kv_heads: 1, head_dim: 8, mlp_dim: 32, vocab_size: 320}",
         "compute_dtype=float32",
-        "total_steps=2",
+        "total_steps=4",
     ];
-    let mut args = vec!["train", config.to_str().unwrap(), "--workdir", "run", "--arg", "data=data", "--arg", "res=28"];
+    let mut args =
+        vec!["train", config.to_str().unwrap(), "--workdir", "run", "--arg", "data=data", "--arg", "res=28"];
     let tokenizer = ["--arg", "tokenizer=data/tokenizer.model"];
     args.extend(tokenizer);
     small.iter().for_each(|set| args.extend(["--set", set]));

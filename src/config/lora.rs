@@ -88,9 +88,7 @@ impl Field for LoraTargets {
     fn encode(&self) -> Node {
         match self {
             LoraTargets::Names(patterns) => patterns.encode(),
-            LoraTargets::Towers { img, llm } => {
-                TowerTargets { img: img.clone(), llm: llm.clone() }.encode()
-            }
+            LoraTargets::Towers { img, llm } => TowerTargets { img: img.clone(), llm: llm.clone() }.encode(),
         }
     }
 }
@@ -131,7 +129,9 @@ impl Field for FrozenType {
             Some(quant) => Some(FrozenType::Quant(quant)),
             None => match node.as_str().map(str::parse::<DType>) {
                 Some(Ok(dtype)) if dtype.is_float() => Some(FrozenType::Float(dtype)),
-                _ => decoder.expected(node, "a floating-point dtype (float32, bfloat16, float16), int8 or nf4"),
+                _ => {
+                    decoder.expected(node, "a floating-point dtype (float32, bfloat16, float16), int8 or nf4")
+                }
             },
         }
     }

@@ -44,7 +44,11 @@ impl LoraConfig {
                 let under = |part: &str| format!("{LORA}/{}/{part}", spec.name);
                 let a = [&lead[..], &dims.inputs, &[self.rank]].concat();
                 let b = [&lead[..], &[self.rank], &dims.outputs].concat();
-                specs.push(ParamSpec::new(under("a"), f32s(a), kaiming_uniform(lead.len(), dims.inputs.len())));
+                specs.push(ParamSpec::new(
+                    under("a"),
+                    f32s(a),
+                    kaiming_uniform(lead.len(), dims.inputs.len()),
+                ));
                 specs.push(ParamSpec::new(under("b"), f32s(b), Init::Zeros));
                 if self.dora {
                     specs.push(ParamSpec::new(under("m"), f32s([lead, dims.outputs].concat()), Init::Ones));
@@ -82,8 +86,7 @@ pub fn scale_name(kernel: &str) -> String {
 fn kaiming_uniform(lead: usize, inputs: usize) -> Init {
     let axes = |range: std::ops::Range<usize>| range.map(|axis| axis as isize).collect::<Vec<_>>();
     let (in_axis, out_axis) = (axes(lead..lead + inputs), [(lead + inputs) as isize]);
-    let init =
-        Init::variance_scaling(1.0 / 3.0, FanMode::In, Distribution::Uniform, &in_axis, &out_axis);
+    let init = Init::variance_scaling(1.0 / 3.0, FanMode::In, Distribution::Uniform, &in_axis, &out_axis);
     match init {
         Init::VarianceScaling(mut scaling) => {
             scaling.batch_axis = axes(0..lead);

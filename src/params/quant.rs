@@ -92,25 +92,27 @@ impl Quant {
         let (mut codes, mut scales) = (HostArray::zeros(code_shape), HostArray::zeros(scale_shape));
         let code_block = codes.bytes().len() / scales.shape().num_elements().max(1);
         let blocks = values.par_chunks(block.max(1)).zip(scales.values_mut::<f32>().ok()?);
-        blocks.zip(codes.bytes_mut().par_chunks_mut(code_block.max(1))).for_each(|((values, scale), codes)| {
-            let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
-            match self {
-                Quant::Int8 => {
-                    *scale = largest / 127.0;
-                    let factor = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-                    let pairs = codes.iter_mut().zip(values);
-                    pairs.for_each(|(code, value)| *code = (value * factor).round() as i8 as u8);
+        blocks.zip(codes.bytes_mut().par_chunks_mut(code_block.max(1))).for_each(
+            |((values, scale), codes)| {
+                let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+                match self {
+                    Quant::Int8 => {
+                        *scale = largest / 127.0;
+                        let factor = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+                        let pairs = codes.iter_mut().zip(values);
+                        pairs.for_each(|(code, value)| *code = (value * factor).round() as i8 as u8);
+                    }
+                    Quant::Nf4 => {
+                        *scale = largest;
+                        let factor = if largest == 0.0 { 0.0 } else { 1.0 / largest };
+                        let pairs = codes.iter_mut().zip(values.chunks_exact(2));
+                        pairs.for_each(|(code, pair)| {
+                            *code = nearest(pair[0] * factor) | nearest(pair[1] * factor) << 4;
+                        });
+                    }
                 }
-                Quant::Nf4 => {
-                    *scale = largest;
-                    let factor = if largest == 0.0 { 0.0 } else { 1.0 / largest };
-                    let pairs = codes.iter_mut().zip(values.chunks_exact(2));
-                    pairs.for_each(|(code, pair)| {
-                        *code = nearest(pair[0] * factor) | nearest(pair[1] * factor) << 4;
-                    });
-                }
-            }
-        });
+            },
+        );
         Some((codes, scales))
     }
 

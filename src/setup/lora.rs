@@ -78,7 +78,9 @@ pub(super) fn with_adapters(
     if let Some(quant) = lora.quant {
         let names: Vec<String> = base.keys().filter(|name| is_quantised(name)).cloned().collect();
         for name in names {
-            let Some((codes, scale)) = base.get(&name).and_then(|kernel| quant.quantise(kernel)) else { continue };
+            let Some((codes, scale)) = base.get(&name).and_then(|kernel| quant.quantise(kernel)) else {
+                continue;
+            };
             if lora.dora {
                 // Magnitudes are those of what is multiplied with.
                 insert_lengths(&name, &quant.dequantise(&codes, &scale), specs, &mut found);
@@ -158,8 +160,11 @@ fn given(
             Some(spec) if spec.shape.dims() == array.dims() => found.insert(name, array),
             other => {
                 let expected = other.map_or("nothing of this name".to_owned(), |spec| spec.shape.to_string());
-                let message =
-                    format!("{} has {name} of shape {}, the config wants {expected}", path.as_path().display(), array.shape());
+                let message = format!(
+                    "{} has {name} of shape {}, the config wants {expected}",
+                    path.as_path().display(),
+                    array.shape()
+                );
                 return Err(loaded.error_at("lora.init", message).into());
             }
         };

@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::lora::{lora_config, with_adapters};
 use super::Error;
+use super::lora::{lora_config, with_adapters};
 use crate::array::{DType, HostArray};
 use crate::checkpoint::{self, BaseFile, Fitted, Reader};
 use crate::config::{self, Loaded};

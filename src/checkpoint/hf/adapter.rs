@@ -165,7 +165,8 @@ fn pattern<T: Copy>(patterns: Option<&BTreeMap<String, T>>, module: &str) -> Res
 /// The tensor of magnitudes beside `lora_A`, whose name ends in `suffix`: PEFT has written it under several names.
 fn magnitude(weights: &Safetensors, a: &str, suffix: &str) -> Option<String> {
     let module = a.strip_suffix(suffix)?.strip_suffix(".lora_A.")?;
-    let names = ["", ".weight", ".default", ".default.weight"].map(|end| format!("{module}.{MAGNITUDE}{end}"));
+    let names =
+        ["", ".weight", ".default", ".default.weight"].map(|end| format!("{module}.{MAGNITUDE}{end}"));
     names.into_iter().find(|name| weights.find(name).is_some())
 }
 

@@ -70,9 +70,6 @@ pub enum Problem {
     #[error("{} is not the config of a PEFT adapter: {problem}", .path.display())]
     AdapterConfig { path: PathBuf, problem: String },
 
-    #[error("it holds no adapters: neither this program's (lora/alpha and others) nor PEFT's (adapter_config.json)")]
-    NoAdapters,
-
     #[error("an adapter with {what} cannot be merged; merge it with PEFT and save the whole model")]
     UnsupportedAdapter { what: String },
 

@@ -67,13 +67,7 @@ impl Merged {
     }
 
     /// Changes one slot, in the base's dtype and big_vision's order.
-    fn change(
-        &self,
-        change: &Change,
-        changed: &Changed,
-        dtype: DType,
-        slot: &mut [u8],
-    ) -> Result<(), Error> {
+    fn change(&self, change: &Change, changed: &Changed, dtype: DType, slot: &mut [u8]) -> Result<(), Error> {
         let steps = &changed.steps;
         let weights = &self.adapter.weights;
         match change {

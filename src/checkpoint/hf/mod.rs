@@ -41,8 +41,8 @@ pub use error::Problem;
 pub use export::{Export, ExportOptions};
 pub use import::Import;
 pub use merge::Merged;
-pub use own::{has_adapters, own_adapters, read_adapters, write_peft};
 pub(crate) use names::is_hf;
+pub use own::{has_adapters, own_adapters, read_adapters, write_peft};
 pub use writer::{SHARD_BYTES, Writer};
 
 use super::Error;

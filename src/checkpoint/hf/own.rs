@@ -85,10 +85,7 @@ impl Adapter {
     ///
     /// # Errors
     /// When there are none, or the base is no PaliGemma or lacks what they change.
-    pub fn of_own<'a>(
-        own: &dyn Reader,
-        base: &dyn Fn(&str) -> Option<&'a Shape>,
-    ) -> Result<Self, Error> {
+    pub fn of_own<'a>(own: &dyn Reader, base: &dyn Fn(&str) -> Option<&'a Shape>) -> Result<Self, Error> {
         let path = own.path().to_owned();
         let (arrays, changes) = own_changes(own, base)?;
         let weights = Box::new(Arrays { path: path.clone(), arrays });
@@ -99,13 +96,10 @@ impl Adapter {
 type OwnChanges = (IndexMap<String, HostArray>, IndexMap<String, Change>);
 
 /// Own adapters as PEFT's tensors, and what they do to Hugging Face's.
-fn own_changes<'a>(
-    own: &dyn Reader,
-    base: &dyn Fn(&str) -> Option<&'a Shape>,
-) -> Result<OwnChanges, Error> {
+fn own_changes<'a>(own: &dyn Reader, base: &dyn Fn(&str) -> Option<&'a Shape>) -> Result<OwnChanges, Error> {
     let fail = |problem| in_file(own.path())(problem);
     if own.find(ALPHA).is_none() {
-        return Err(fail(Problem::NoAdapters));
+        return Err(Error::NoAdapters { path: own.path().to_owned() });
     }
     let alpha = own.read(ALPHA)?.to_f64().first().copied().unwrap_or(0.0);
     let sizes = sizes_of(base).map_err(fail)?;
@@ -259,7 +253,7 @@ pub fn own_adapters(path: &Path) -> Result<Box<dyn Reader>, Error> {
     let own = View::below(whole, prefix);
     let own = View::select(Box::new(own), |name| name.starts_with(LORA));
     match own.is_empty() {
-        true => Err(in_file(path)(Problem::NoAdapters)),
+        true => Err(Error::NoAdapters { path: path.to_owned() }),
         false => Ok(Box::new(own)),
     }
 }
@@ -278,7 +272,9 @@ fn of_peft(adapter: &Adapter, sizes: &Sizes) -> Result<Vec<(String, HostArray)>,
         Change::Add { scale, .. } => Some(*scale),
         Change::Replace { .. } => None,
     });
-    let Some(common) = common.filter(|scale| *scale != 0.0) else { return Err(fail(Problem::NoAdapters)) };
+    let Some(common) = common.filter(|scale| *scale != 0.0) else {
+        return Err(Error::NoAdapters { path: adapter.directory().to_owned() });
+    };
     let f32s = |dims: Vec<usize>| HostArray::zeros(Shape::new(DType::F32, dims));
     let mut found = vec![("lora/alpha".to_owned(), HostArray::scalar(common * rank as f32))];
     for entry in entries(sizes) {
@@ -320,7 +316,9 @@ fn of_peft(adapter: &Adapter, sizes: &Sizes) -> Result<Vec<(String, HostArray)>,
         let lead = [&dims.layers[..], &dims.groups].concat();
         let mut add = |part: &str, array: HostArray, rest: &[&[usize]]| -> Result<(), Error> {
             let shape = [&[&lead[..]][..], rest].concat().concat();
-            let array = array.reshaped(shape).map_err(|error| fail(Problem::UnsupportedAdapter { what: error.to_string() }))?;
+            let array = array
+                .reshaped(shape)
+                .map_err(|error| fail(Problem::UnsupportedAdapter { what: error.to_string() }))?;
             found.push((format!("{LORA}{}/{part}", entry.name), array));
             Ok(())
         };
