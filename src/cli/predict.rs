@@ -8,7 +8,7 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::config::{self, Config, Loaded};
-use crate::decode::{Sampler, UnknownSampler};
+use crate::decode::{Method, Sampler, SamplerError, TokenMask};
 use crate::detection::LocOptions;
 use crate::pp;
 use crate::predict::{self, LoadedModel, Options, Prediction, Predictor, Question, config_for, find_config};
@@ -165,12 +165,14 @@ fn options(args: &Args, loaded: &Loaded) -> Result<Options, Error> {
     }
     let sampler = match args.sampler {
         Some(sampler) => sampler,
-        None => predict.sampler.parse().map_err(|error: UnknownSampler| {
+        None => predict.sampler.parse().map_err(|error: SamplerError| {
             Error::from(loaded.error_at("predict.sampler", error.to_string()))
         })?,
     };
     let max_decode_len = args.max_decode_len.map_or(predict.max_decode_len, |len| len as usize);
-    Ok(Options { max_decode_len, sampler, batch_size: args.batch_size as usize })
+    let method = Method::Sample { sampler, best_of_n: 1 };
+    let (mask_logits, seed) = (TokenMask::default(), 0);
+    Ok(Options { max_decode_len, method, mask_logits, seed, batch_size: args.batch_size as usize })
 }
 
 fn question(path: &Path, prompt: &str) -> Result<Question, Error> {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::array::{self, HostArray};
-use crate::decode::{self, DecodeConfig, Decoder, Sampler};
+use crate::decode::{self, DecodeConfig, Decoder, Method, TokenMask};
 use crate::detection::{Detections, parse_detections};
 use crate::runtime::{self, Buffer, Device};
 use crate::tokenizer::{self, Tokenizer};
@@ -96,7 +96,11 @@ impl Prediction {
 pub struct Options {
     /// The most tokens of an answer.
     pub max_decode_len: usize,
-    pub sampler: Sampler,
+    pub method: Method,
+    /// Tokens that an answer may be of.
+    pub mask_logits: TokenMask,
+    /// Of samplers that draw: it gives the same answers again.
+    pub seed: u64,
     /// Questions that are answered at once, at most.
     pub batch_size: usize,
 }
@@ -120,7 +124,9 @@ impl Predictor {
         let decode = DecodeConfig {
             max_decode_len: options.max_decode_len,
             eos_token: tokenizer.eos(),
-            sampler: options.sampler,
+            method: options.method,
+            mask_logits: options.mask_logits.clone(),
+            seed: options.seed,
         };
         let decoder = Decoder::new(config, decode, device)?;
         // The host's copies go as soon as the device has read them.

@@ -7,7 +7,7 @@ use super::tolerance::{BF16_CACHE_LOGITS, BF16_CACHE_LOGP, DECODER, EXACT, LOGP}
 use super::{Error, Row, Tolerance};
 use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::Reader;
-use crate::decode::{DecodeConfig, PromptValues, Sampler, decode};
+use crate::decode::{DecodeConfig, PromptValues, decode};
 use crate::model::Taps;
 use crate::{exec, graph};
 
@@ -107,11 +107,7 @@ impl RecordedGreedy {
     ) -> Result<Logits, Error> {
         let mut model = session.recording.config.clone();
         model.llm.cache_dtype = self.cache_dtype.parse()?;
-        let config = DecodeConfig {
-            max_decode_len: recorded.max_decode_len,
-            eos_token: recorded.eos_token,
-            sampler: Sampler::Greedy,
-        };
+        let config = DecodeConfig::greedy(recorded.max_decode_len, recorded.eos_token);
         let bytes: Vec<u8> = self.mask.iter().map(|&real| real.into()).collect();
         let mask = HostArray::from_bytes(Shape::new(DType::Pred, [bytes.len()]), &bytes)?;
         let per_row = Shape::new(DType::Pred, [prompts.text.dims()[0]]);
@@ -134,7 +130,7 @@ impl RecordedGreedy {
                 mask: inputs[4].clone(),
             };
             let mut taps = Taps::all();
-            let decoded = decode(&model, params, &prompts, &config, &mut taps)?;
+            let decoded = decode(&model, params, &prompts, None, &config, &mut taps)?;
             let taps = taps.into_values();
             let tap = |name: &str| -> graph::Result<_> {
                 let found = taps.iter().find(|(tap, _)| tap == name);
