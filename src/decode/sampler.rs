@@ -168,9 +168,11 @@ impl fmt::Display for Sampler {
 mod tests {
     use super::*;
     use crate::array::{HostArray, Shape};
-    use crate::exec::run_once;
+    use crate::exec::compile;
     use crate::graph::Builder;
+    use crate::hlo::EmitOptions;
     use crate::runtime::testing::cpu_client;
+    use crate::runtime::{Arg, Buffer, CompileOptions};
 
     #[test]
     fn samplers_read_back_as_they_are_written() {
@@ -212,77 +214,93 @@ mod tests {
     /// Of logits that are the logarithms of these, in this order.
     const PROBABILITIES: [f64; 6] = [0.1, 0.4, 0.03, 0.27, 0.02, 0.18];
 
-    /// How often each token was drawn.
-    fn counts(sampler: Sampler, state: [u64; 2]) -> [usize; 6] {
+    /// How often each sampler drew each token, for each state: one program of all samplers.
+    fn counts(samplers: &[Sampler], states: &[[u64; 2]]) -> Vec<Vec<[usize; 6]>> {
         let b = Builder::new("sample");
         let logits = b.parameter("logits", Shape::new(DType::F32, [1, 6])).unwrap();
-        let logits = logits.broadcast_to(&[DRAWS, 6]).unwrap();
-        let state_value = b.parameter("state", Shape::new(DType::U64, [2])).unwrap();
-        let (tokens, _) = sampler.choose(&logits, Some(&state_value)).unwrap();
-        let function = b.finish(&[&tokens]).unwrap();
+        let state = b.parameter("state", Shape::new(DType::U64, [2])).unwrap();
+        let rows = logits.broadcast_to(&[DRAWS, 6]).unwrap();
+        let choose = |sampler: &Sampler| sampler.choose(&rows, Some(&state)).unwrap().0;
+        let tokens: Vec<Value> = samplers.iter().map(choose).collect();
+        let function = b.finish(&tokens.iter().collect::<Vec<_>>()).unwrap();
+        let client = cpu_client();
+        let (emit, options) = (EmitOptions::default(), CompileOptions::default());
+        let executable = compile(&client, &function, &emit, &options).unwrap();
         // What adds the same to all logits changes nothing.
         let logits: Vec<f32> = PROBABILITIES.iter().map(|p| (p.ln() + 3.0) as f32).collect();
-        let logits = HostArray::new([1, 6], &logits).unwrap();
-        let state = HostArray::new([2], &state).unwrap();
-        let results = run_once(&cpu_client(), &function, &[&logits, &state]).unwrap();
-        let mut counts = [0; 6];
-        results[0].values::<i32>().unwrap().iter().for_each(|&token| counts[token as usize] += 1);
-        counts
+        let run = |state: &[u64; 2]| {
+            let arrays = [HostArray::new([1, 6], &logits).unwrap(), HostArray::new([2], state).unwrap()];
+            let buffers = arrays.map(|array| client.upload(&array, &client.devices()[0]).unwrap());
+            let results = executable.execute(buffers.iter().map(Arg::Keep).collect()).unwrap();
+            let count = |tokens: &Buffer| {
+                let mut counts = [0; 6];
+                let tokens = tokens.download().unwrap();
+                tokens.values::<i32>().unwrap().iter().for_each(|&token| counts[token as usize] += 1);
+                counts
+            };
+            results.iter().map(count).collect()
+        };
+        states.iter().map(run).collect()
     }
 
-    /// Chi-square of the draws, and that tokens of probability 0 never come.
-    #[track_caller]
-    fn follows(sampler: Sampler, weights: [f64; 6]) {
-        // Of 5 degrees of freedom, exceeded once in 10 000 times; of fewer, more seldom.
-        const LIMIT: f64 = 25.7;
+    /// The sum of squared distances from what is expected, in units of it. Tokens of weight 0 must not come.
+    fn chi_square(counts: [usize; 6], weights: [f64; 6]) -> f64 {
         let total: f64 = weights.iter().sum();
-        for seed in 0..3 {
-            let counts = counts(sampler, [seed, 7]);
-            let mut chi_square = 0.0;
-            for (count, weight) in counts.into_iter().zip(weights) {
-                let expected = weight / total * DRAWS as f64;
-                match weight {
-                    0.0 => assert_eq!(count, 0, "{sampler}: {counts:?}"),
-                    _ => chi_square += (count as f64 - expected).powi(2) / expected,
-                }
+        let term = |(count, weight): (usize, f64)| {
+            let expected = weight / total * DRAWS as f64;
+            if expected == 0.0 {
+                return if count == 0 { 0.0 } else { f64::INFINITY };
             }
-            println!("{sampler}, seed {seed}: {chi_square:.2}");
-            assert!(chi_square < LIMIT, "{sampler}: {counts:?} for {weights:?}, chi-square {chi_square}");
-        }
+            (count as f64 - expected).powi(2) / expected
+        };
+        counts.into_iter().zip(weights).map(term).sum()
     }
 
     #[test]
     fn draws_follow_the_distribution_of_each_sampler() {
+        // Of 5 degrees of freedom, exceeded once in 10 000 times; of fewer, more seldom.
+        const LIMIT: f64 = 25.7;
         let p = PROBABILITIES;
-        follows(Sampler::Temperature { t: 1.0 }, p);
-        follows(Sampler::Temperature { t: 2.0 }, p.map(f64::sqrt));
-        follows(Sampler::Temperature { t: 0.5 }, p.map(|p| p * p));
-        // 0.4 + 0.27 do not reach 0.7, with 0.18 they do.
-        follows(Sampler::Nucleus { p: 0.7, t: 1.0 }, [0.0, 0.4, 0.0, 0.27, 0.0, 0.18]);
-        follows(Sampler::Nucleus { p: 1.0, t: 1.0 }, p);
-        follows(Sampler::Nucleus { p: 0.0, t: 1.0 }, [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
-        // Squares of 0.4, 0.27 and 0.18 make up 0.61, 0.28 and 0.12 of all squares: two of them reach 0.8.
-        follows(Sampler::Nucleus { p: 0.8, t: 0.5 }, [0.0, 0.16, 0.0, 0.0729, 0.0, 0.0]);
-        follows(Sampler::TopK { k: 4, t: 1.0 }, [0.1, 0.4, 0.0, 0.27, 0.0, 0.18]);
-        follows(Sampler::TopK { k: 2, t: 0.5 }, [0.0, 0.16, 0.0, 0.0729, 0.0, 0.0]);
-        follows(Sampler::TopK { k: 1000, t: 1.0 }, p);
+        let cases = [
+            (Sampler::Temperature { t: 1.0 }, p),
+            (Sampler::Temperature { t: 2.0 }, p.map(f64::sqrt)),
+            (Sampler::Temperature { t: 0.5 }, p.map(|p| p * p)),
+            // 0.4 + 0.27 do not reach 0.7, with 0.18 they do.
+            (Sampler::Nucleus { p: 0.7, t: 1.0 }, [0.0, 0.4, 0.0, 0.27, 0.0, 0.18]),
+            (Sampler::Nucleus { p: 1.0, t: 1.0 }, p),
+            (Sampler::Nucleus { p: 0.0, t: 1.0 }, [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]),
+            // Squares of 0.4, 0.27 and 0.18 make up 0.58, 0.26 and 0.12 of all squares: two of them reach 0.8.
+            (Sampler::Nucleus { p: 0.8, t: 0.5 }, [0.0, 0.16, 0.0, 0.0729, 0.0, 0.0]),
+            (Sampler::TopK { k: 4, t: 1.0 }, [0.1, 0.4, 0.0, 0.27, 0.0, 0.18]),
+            (Sampler::TopK { k: 2, t: 0.5 }, [0.0, 0.16, 0.0, 0.0729, 0.0, 0.0]),
+            (Sampler::TopK { k: 1000, t: 1.0 }, p),
+        ];
+        let samplers = cases.map(|(sampler, _)| sampler);
+        for counts in counts(&samplers, &[[0, 0], [1, 0], [2, 0]]) {
+            for ((sampler, weights), counts) in cases.into_iter().zip(counts) {
+                let chi_square = chi_square(counts, weights);
+                println!("{sampler}: {chi_square:.2}");
+                assert!(chi_square < LIMIT, "{sampler}: {counts:?} for {weights:?}, chi-square {chi_square}");
+            }
+        }
     }
 
     #[test]
     fn a_state_gives_its_draws_again_and_greedy_is_the_limit_of_low_temperature() {
-        let warm = Sampler::Temperature { t: 1.0 };
-        assert_eq!(counts(warm, [3, 0]), counts(warm, [3, 0]));
-        assert_ne!(counts(warm, [3, 0]), counts(warm, [4, 0]));
-        assert_ne!(counts(warm, [3, 0]), counts(warm, [3, 1 << 32]));
-        let greedy = counts(Sampler::Greedy, [0, 0]);
-        assert_eq!(greedy, [0, DRAWS, 0, 0, 0, 0]);
-        for cold in [
+        let samplers = [
+            Sampler::Temperature { t: 1.0 },
+            Sampler::Greedy,
             Sampler::Temperature { t: 1e-3 },
             Sampler::Nucleus { p: 0.99, t: 1e-3 },
             Sampler::TopK { k: 3, t: 1e-3 },
             Sampler::TopK { k: 1, t: 5.0 },
-        ] {
-            assert_eq!(counts(cold, [1, 1]), greedy, "{cold}");
+        ];
+        let counts = counts(&samplers, &[[3, 0], [3, 0], [4, 0], [3, 1 << 32]]);
+        assert_eq!(counts[0], counts[1]);
+        assert_ne!(counts[0][0], counts[2][0]);
+        assert_ne!(counts[0][0], counts[3][0]);
+        for (sampler, counts) in samplers.iter().zip(&counts[0]).skip(1) {
+            assert_eq!(*counts, [0, DRAWS, 0, 0, 0, 0], "{sampler}");
         }
     }
 }

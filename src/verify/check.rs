@@ -114,13 +114,14 @@ impl Check {
             Check::Sgd => train::sgd,
             Check::Adam => train::adam,
             Check::Decode => decode::greedy,
+            Check::Beam => decode::beam,
             Check::Image => return Some(Replay::Folder(image::images)),
             Check::Text => return Some(Replay::Folder(text::text)),
             Check::Configs => return Some(Replay::Folder(text::configs)),
             Check::Data => return Some(Replay::Folder(data::data)),
             Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
             Check::Vit => return Some(Replay::Device(vit::vit)),
-            Check::Adafactor | Check::Beam => return None,
+            Check::Adafactor => return None,
         }))
     }
 }
