@@ -66,7 +66,8 @@ impl TokenMask {
     }
 
     fn outside(&self, vocab_size: usize) -> Option<i32> {
-        let mut tokens = self.allowed.iter().flat_map(|tokens| tokens.iter()).chain(self.banned.iter()).copied();
+        let mut tokens =
+            self.allowed.iter().flat_map(|tokens| tokens.iter()).chain(self.banned.iter()).copied();
         tokens.find(|&token| usize::try_from(token).map_or(true, |token| token >= vocab_size))
     }
 }
@@ -76,7 +77,9 @@ impl TokenMask {
 pub enum ConfigError {
     #[error("{name} expects at least 1, got 0")]
     Zero { name: &'static str },
-    #[error("best of {best_of_n} continuations are all the same with the sampler greedy; another one draws them")]
+    #[error(
+        "best of {best_of_n} continuations are all the same with the sampler greedy; another one draws them"
+    )]
     GreedyBestOf { best_of_n: usize },
     #[error("token {token} of mask_logits is not in the vocabulary of {vocab_size}")]
     Token { token: i32, vocab_size: usize },
@@ -87,7 +90,9 @@ pub enum ConfigError {
          {others} others {} the end", if *has_end { "and" } else { "without" }
     )]
     Beam { beam_size: usize, others: usize, has_end: bool },
-    #[error("beam search and the best of several continuations cannot be streamed: they are known at the end only")]
+    #[error(
+        "beam search and the best of several continuations cannot be streamed: they are known at the end only"
+    )]
     NotStreamed,
 }
 

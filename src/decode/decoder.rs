@@ -125,7 +125,14 @@ impl Decoder {
         config.check(model.llm.vocab_size)?;
         let specs = model.params()?;
         let param_dims = specs.iter().map(|spec| (spec.name.clone(), spec.shape.dims().to_vec())).collect();
-        Ok(Decoder { model, config, device: device.clone(), param_dims, programs: HashMap::new(), num_batches: 0 })
+        Ok(Decoder {
+            model,
+            config,
+            device: device.clone(),
+            param_dims,
+            programs: HashMap::new(),
+            num_batches: 0,
+        })
     }
 
     pub fn model(&self) -> &PaliGemmaConfig {
@@ -306,8 +313,7 @@ impl Program<'_> {
         let b = Builder::new("decode");
         let params = self.params(&b)?;
         let (prompts, random) = self.prompts(&b)?;
-        let decoded =
-            decode(self.model, &params, &prompts, random.as_ref(), self.config, &mut Taps::none())?;
+        let decoded = decode(self.model, &params, &prompts, random.as_ref(), self.config, &mut Taps::none())?;
         b.finish(&[&decoded.tokens, &decoded.logp, &decoded.num_steps])
     }
 }

@@ -40,7 +40,9 @@ impl Sampler {
     pub(super) fn choose(self, logits: &Value, state: Option<&Value>) -> Result<(Value, Option<Value>)> {
         let (token, state) = match (self, state) {
             (Sampler::Greedy, _) => return Ok((logits.argmax(1)?, state.cloned())),
-            (_, None) => return Err(logits.builder().error(format!("sampler {self} expects a random state"))),
+            (_, None) => {
+                return Err(logits.builder().error(format!("sampler {self} expects a random state")));
+            }
             (Sampler::Temperature { t }, Some(state)) => categorical(&logits.div_scalar(t)?, state)?,
             (Sampler::Nucleus { p, t }, Some(state)) => {
                 categorical(&nucleus(&logits.div_scalar(t)?, p)?, state)?
@@ -90,7 +92,8 @@ impl FromStr for Sampler {
         let (name, inside) = match text.trim().split_once('(') {
             None => (text.trim(), ""),
             Some((name, rest)) => {
-                let inside = rest.strip_suffix(')').ok_or_else(|| wrong("lacks a closing parenthesis".into()))?;
+                let inside =
+                    rest.strip_suffix(')').ok_or_else(|| wrong("lacks a closing parenthesis".into()))?;
                 (name.trim_end(), inside)
             }
         };
@@ -102,7 +105,8 @@ impl FromStr for Sampler {
             _ => return Err(SamplerError::Unknown { text: text.to_owned() }),
         };
         let mut values: [Option<f64>; 2] = [None; 2];
-        for (place, argument) in inside.split(',').map(str::trim).filter(|part| !part.is_empty()).enumerate() {
+        for (place, argument) in inside.split(',').map(str::trim).filter(|part| !part.is_empty()).enumerate()
+        {
             let (index, value) = match argument.split_once('=') {
                 Some((key, value)) => (names.iter().position(|name| *name == key.trim()), value.trim()),
                 None => (Some(place), argument),
@@ -118,7 +122,11 @@ impl FromStr for Sampler {
         let lacks = |name: &str| wrong(format!("lacks its argument {name}"));
         let temperature = |t: f64| {
             let is_good = t > 0.0;
-            if is_good { Ok(t) } else { Err(wrong("expects a temperature above 0; greedy is its limit".into())) }
+            if is_good {
+                Ok(t)
+            } else {
+                Err(wrong("expects a temperature above 0; greedy is its limit".into()))
+            }
         };
         match (name, values) {
             ("temperature", [t, _]) => {

@@ -49,9 +49,7 @@ impl Decoder {
         let eos_token = self.config().eos_token;
         let so_far = Continuations { tokens: empty.clone(), logp: empty, num_steps: 0, eos_token };
         let params = params.to_vec();
-        // A batch of rows that nobody waits for is done as it is.
-        let is_done = !prompts.mask.bytes().contains(&1);
-        let mut stream = Stream { decoder: self, params, signature, state, so_far, is_done };
+        let mut stream = Stream { decoder: self, params, signature, state, so_far, is_done: false };
         stream.look()?;
         Ok(stream)
     }
@@ -91,7 +89,7 @@ impl Stream<'_> {
         let [num_steps, finished, tokens, logp] = download(wanted)?;
         let num_steps = num_steps.values::<i32>()?[0] as usize;
         let all_ended = finished.bytes().iter().all(|&finished| finished != 0);
-        self.is_done |= all_ended || num_steps >= self.decoder.config().max_decode_len;
+        self.is_done = all_ended || num_steps >= self.decoder.config().max_decode_len;
         self.so_far = Continuations { tokens, logp, num_steps, eos_token: self.so_far.eos_token };
         Ok(())
     }
@@ -116,7 +114,8 @@ impl Program<'_> {
         let limit = b.parameter("limit", Shape::scalar(DType::S32))?;
         let start = self.start()?;
         let declare = |(index, shape): (usize, &Shape)| b.parameter(&format!("carry{index}"), shape.clone());
-        let carries = start.output_shapes().enumerate().map(declare).collect::<graph::Result<Vec<Value>>>()?;
+        let carries =
+            start.output_shapes().enumerate().map(declare).collect::<graph::Result<Vec<Value>>>()?;
         let (tip, samples) = carries.split_at(Tip::NUM_VALUES);
         let context = Context::new(self.model, &params, self.config, self.signature.prompt_len)?;
         let samples = Samples::from_values(samples, self.config)?;

@@ -46,9 +46,8 @@ impl Vqa {
             let message = format!("vqa expects pred: decode, got \"{}\"", spec.pred);
             return Err(at("pred", message).into());
         }
-        let sampler: Sampler = sampler
-            .parse()
-            .map_err(|error: SamplerError| at("pred_kw", error.to_string()))?;
+        let sampler: Sampler =
+            sampler.parse().map_err(|error: SamplerError| at("pred_kw", error.to_string()))?;
         let method = Method::Sample { sampler, best_of_n: 1 };
         let config = DecodeConfig { method, ..DecodeConfig::greedy(max_decode_len, shared.tokenizer.eos()) };
         Ok(Vqa {

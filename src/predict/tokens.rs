@@ -21,7 +21,11 @@ pub fn token_mask(
         match named(tokenizer, vocab_size, name)? {
             Named::Text(tokens) if tokens.len() > 1 => {
                 let pieces: Vec<String> = tokens.iter().filter_map(|&id| tokenizer.id_to_piece(id)).collect();
-                let problem = format!("is {} tokens ({}), of which one cannot be banned", tokens.len(), pieces.join(" "));
+                let problem = format!(
+                    "is {} tokens ({}), of which one cannot be banned",
+                    tokens.len(),
+                    pieces.join(" ")
+                );
                 return Err(Error::TokenName { name: name.clone(), problem });
             }
             Named::Text(tokens) | Named::Ids(tokens) => ban.extend(tokens),
@@ -54,7 +58,8 @@ fn named(tokenizer: &Tokenizer, vocab_size: usize, name: &str) -> Result<Named, 
         ("<loc>", _) => set(tokenizer.loc()),
         ("<seg>", _) => set(tokenizer.seg()),
         (_, Some(digits)) => {
-            let id = digits.parse().ok().filter(|&id: &i32| usize::try_from(id).is_ok_and(|id| id < vocab_size));
+            let id =
+                digits.parse().ok().filter(|&id: &i32| usize::try_from(id).is_ok_and(|id| id < vocab_size));
             let last = vocab_size.saturating_sub(1);
             Ok(Named::Ids(vec![id.ok_or_else(|| wrong(format!("is no number from 0 to {last}")))?]))
         }
