@@ -19,6 +19,7 @@ pub mod eval;
 pub mod exec;
 pub mod graph;
 pub mod hlo;
+pub mod metrics;
 pub mod model;
 pub mod nn;
 pub mod optim;

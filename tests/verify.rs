@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use paligemma::runtime::{Client, ClientOptions, Plugin, PluginKind, PluginRequest};
-use paligemma::verify::{self, Check, Measure, Options, Outcome, Report, Row};
+use paligemma::verify::{self, Check, Measure, Options, Report, Row};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -56,19 +56,23 @@ fn perturb(path: &Path, tensor: &str, index: usize, by: f32) {
 
 fn rows(report: &Report) -> Vec<&Row> {
     let checks = report.cases.iter().flat_map(|case| &case.checks);
-    let rows = checks.filter_map(|check| match &check.outcome {
-        Outcome::Compared(rows) => Some(rows),
-        Outcome::NotSupported => None,
-    });
-    rows.flatten().collect()
+    checks.flat_map(|check| &check.rows).collect()
 }
 
 fn failing(report: &Report) -> Vec<&str> {
     rows(report).into_iter().filter(|row| !row.passed()).map(|row| row.name.as_str()).collect()
 }
 
-const REPLAYED: [Check; 7] =
-    [Check::Forward, Check::Loss, Check::Grads, Check::Sgd, Check::Adam, Check::Decode, Check::Beam];
+const REPLAYED: [Check; 8] = [
+    Check::Forward,
+    Check::Loss,
+    Check::Grads,
+    Check::Sgd,
+    Check::Adam,
+    Check::Adafactor,
+    Check::Decode,
+    Check::Beam,
+];
 
 /// Replays a case; it has so many rows, so that nothing is left out unnoticed.
 #[track_caller]
@@ -77,27 +81,29 @@ fn passes(case: &str, only: &[Check], chunk_tokens: usize, expected: usize) {
     let report = verify::replay(&|| Ok(client()), &recording(case), &options).unwrap();
     assert!(report.passed(), "{}", report.to_text(false));
     assert_eq!(report.cases[0].checks.len(), only.len());
-    assert_eq!(rows(&report).len(), expected);
+    // Elements whose first gradient is noise, of either sign from machine to machine, have rows of their own.
+    let is_counted = |row: &&Row| !row.name.ends_with(".first_gradient");
+    assert_eq!(rows(&report).into_iter().filter(is_counted).count(), expected);
 }
 
 #[test]
 fn gemma1_passes() {
-    passes("gemma1", &REPLAYED, 0, 16 + 10 + 32 + 15 + 209 + 8 + 2);
+    passes("gemma1", &REPLAYED, 0, 16 + 10 + 32 + 15 + 209 + 111 + 8 + 2);
 }
 
 #[test]
 fn gemma2_passes() {
-    passes("gemma2", &REPLAYED, 0, 18 + 12 + 34 + 27 + 93 + 12 + 2);
+    passes("gemma2", &REPLAYED, 0, 18 + 12 + 34 + 27 + 93 + 115 + 12 + 2);
 }
 
 #[test]
 fn gemma2_27b_passes() {
-    passes("gemma2_27b", &REPLAYED, 0, 17 + 10 + 34 + 15 + 93 + 8 + 2);
+    passes("gemma2_27b", &REPLAYED, 0, 17 + 10 + 34 + 15 + 93 + 115 + 8 + 2);
 }
 
 #[test]
 fn mha_passes() {
-    passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 8 + 2);
+    passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 109 + 8 + 2);
 }
 
 /// Sums of 56 and 167 arrays, and the 9 and 32 parameters that the runs changed.
@@ -180,6 +186,80 @@ fn data_passes() {
     assert_eq!(cases_without_a_device("data", &[]), counts(&expected));
 }
 
+#[test]
+fn metrics_pass() {
+    let expected = [
+        ("chartqa relaxed match", 454),
+        ("chartqa numbers", 49),
+        ("science_qa letters", 14),
+        ("tallyqa number words", 30),
+        ("vqa anls", 2 * 256),
+        ("vqav2 texts", 600),
+        ("evaluators metrics", 25),
+        ("evaluators files", 23),
+        ("evaluators errors", 5),
+        ("captions cider", 107),
+        ("captions rouge", 107),
+        ("captions bleu-1", 107),
+        ("captions bleu-2", 107),
+        ("captions bleu-3", 107),
+        ("captions bleu-4", 107),
+        ("captions words", 189),
+        ("captions evaluator", 6),
+        ("detection stats", 48),
+        ("detection per category", 27),
+        ("box_iou coco", 60),
+        ("box_iou reward", 60),
+    ];
+    assert_eq!(cases_without_a_device("metrics", &[Check::Metrics]), counts(&expected));
+}
+
+#[test]
+fn schedules_pass() {
+    let expected = [
+        ("schedules", 4194),
+        ("schedules with a square root", 75),
+        ("schedules refused", 26),
+        ("durations", 227),
+        ("itstime", 362),
+    ];
+    assert_eq!(cases_without_a_device("schedule", &[]), counts(&expected));
+}
+
+#[test]
+fn perplexities_pass() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics");
+    let report = replay(&dir, &[Check::Perplexity]).unwrap();
+    assert!(report.passed(), "{}", report.to_text(false));
+    assert_eq!(rows(&report).len(), 84);
+}
+
+#[test]
+fn other_metrics_than_recorded_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics");
+    fs::copy(data.join("evaluators.json"), dir.path().join("evaluators.json")).unwrap();
+    edit_json(dir.path(), "evaluators.json", |json| {
+        json["cases"][5]["metrics"]["acc"] = json!(0.5);
+        json["cases"][9]["json_out"][0]["answer"] = json!("2");
+        json["cases"][29].as_object_mut().unwrap().remove("error");
+        json["cases"][29]["metrics"] = json!({});
+    });
+    let report = replay(dir.path(), &[]).unwrap();
+    let expected = [
+        "evaluators metrics: vqa, case 5",
+        "evaluators metrics",
+        "evaluators files: chartqa, case 9",
+        "evaluators files",
+    ];
+    let names = failing(&report);
+    assert_eq!(names[..4], expected);
+    assert!(names[4].starts_with("evaluators errors: tallyqa, case 29"), "{}", names[4]);
+    fs::write(dir.path().join("evaluators.json"), "{\"cases\": [{\"evaluator\": \"vqa\"}]}").unwrap();
+    let error = message(replay(dir.path(), &[]).unwrap_err());
+    assert!(error.ends_with("evaluators.json: it lacks something that such a recording has"), "{error}");
+}
+
 /// Logits in chunks of positions, of which the last is not full.
 #[test]
 fn a_chunked_loss_passes_the_same_tolerances() {
@@ -222,19 +302,6 @@ fn what_is_not_trained_must_be_equal() {
     let frozen: Vec<_> = rows(&report).into_iter().filter(|row| row.name.starts_with("adam.img/")).collect();
     assert_eq!(frozen.len(), 23);
     assert!(frozen.iter().all(|row| row.tolerance.measure == Measure::Exact && row.error == 0.0));
-}
-
-#[test]
-fn what_cannot_be_replayed_fails_by_name() {
-    let dir = copy("mha", &["loss.json", "adafactor.json"]);
-    let report = replay(dir.path(), &[]).unwrap();
-    assert!(!report.passed());
-    assert!(failing(&report).is_empty());
-    let text = report.to_text(false);
-    assert!(text.contains("adafactor  NOT REPLAYED"), "{text}");
-    assert!(text.contains("FAILED: 1 of 2 checks: ") && text.contains(" adafactor\n"), "{text}");
-    assert!(replay(dir.path(), &[Check::Loss]).unwrap().passed());
-    assert!(!replay(dir.path(), &[Check::Adafactor]).unwrap().passed());
 }
 
 #[test]

@@ -27,6 +27,7 @@
 //! ```
 
 mod adapt;
+mod declared;
 mod error;
 mod file;
 mod fit;

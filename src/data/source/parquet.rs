@@ -89,7 +89,7 @@ impl Parquet {
                 && columns_of(file)? != (columns.clone(), roots.clone())
             {
                 let problem = format!("its columns are not those of {}", shards.path(0).display());
-                return Err(Error::Description { path: shards.path(file).to_owned(), problem });
+                return Err(Error::BadFile { path: shards.path(file).to_owned(), problem });
             }
         }
         let pieces = match &options.split {
