@@ -7,7 +7,7 @@ use crate::array::{DType, HostArray, Shape};
 use crate::config::Eval;
 use crate::config_section;
 use crate::data::{self, Batch, MASK};
-use crate::decode::{DecodeConfig, Decoder, PromptBatch, Sampler};
+use crate::decode::{DecodeConfig, Decoder, Method, PromptBatch, Sampler, SamplerError};
 use crate::runtime::Buffer;
 use crate::tokenizer::Tokenizer;
 
@@ -46,10 +46,10 @@ impl Vqa {
             let message = format!("vqa expects pred: decode, got \"{}\"", spec.pred);
             return Err(at("pred", message).into());
         }
-        let sampler: Sampler = sampler
-            .parse()
-            .map_err(|error: crate::decode::UnknownSampler| at("pred_kw", error.to_string()))?;
-        let config = DecodeConfig { max_decode_len, eos_token: shared.tokenizer.eos(), sampler };
+        let sampler: Sampler =
+            sampler.parse().map_err(|error: SamplerError| at("pred_kw", error.to_string()))?;
+        let method = Method::Sample { sampler, best_of_n: 1 };
+        let config = DecodeConfig { method, ..DecodeConfig::greedy(max_decode_len, shared.tokenizer.eos()) };
         Ok(Vqa {
             eval: name.to_owned(),
             to_lower,
