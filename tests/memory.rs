@@ -5,8 +5,9 @@ use paligemma::autodiff::gradient;
 use paligemma::exec::run_once;
 use paligemma::graph::{Builder, Function, RematPolicy, Value};
 use paligemma::hlo::{self, EmitOptions};
-use paligemma::model::{Examples, GemmaConfig, LossConfig, PaliGemmaConfig, SiglipConfig};
+use paligemma::model::{Examples, GemmaConfig, LossConfig, PaliGemmaConfig, Reduction, SiglipConfig};
 use paligemma::nn::Params;
+use paligemma::optim::Transform;
 use paligemma::runtime::{
     Client, ClientOptions, CompileOptions, CompiledMemoryStats, Plugin, PluginKind, PluginRequest, Program,
 };
@@ -152,4 +153,70 @@ fn every_policy_and_cut_gives_the_same_loss_and_gradients() {
             assert!(distance <= 2e-6 * scale, "{variant:?}: {name} is off by {distance:e} of {scale:e}");
         }
     }
+}
+
+/// Everything that a step of plain gradient descent gives on 8 examples whose suffixes differ in length.
+fn descend(reduction: Reduction, micro_batches: usize) -> (Vec<String>, Vec<HostArray>) {
+    let (rows, length) = (8, 12);
+    let mut recipe = recipe::Recipe::full_adam(tiny(), rows, length);
+    recipe.transform = Transform::Identity;
+    recipe.loss = LossConfig { reduction, label_smoothing: 0.1, ..LossConfig::default() };
+    recipe.batch.micro_batches = micro_batches;
+    let step = recipe.build();
+    let (specs, _) = recipe.optimizer();
+    let image: Vec<f32> = (0..rows * 42 * 42 * 3).map(|i| (i as f32 * 0.37).sin()).collect();
+    let text: Vec<i32> = (0..rows * length).map(|i| 2 + (i * 7919 % 287) as i32).collect();
+    // One row has none, the last one six times as much as the second.
+    let suffix: Vec<i32> = (0..rows * length)
+        .map(|i| i32::from(i % length >= length - [0, 1, 2, 2, 3, 4, 5, 6][i / length]))
+        .collect();
+    let mut inputs: Vec<HostArray> = specs.iter().map(|spec| spec.init(3).unwrap()).collect();
+    inputs.push(HostArray::new([rows, 42, 42, 3], &image).unwrap());
+    inputs.extend([&text, &suffix, &suffix].map(|ids| HostArray::new([rows, length], ids).unwrap()));
+    // Updates are as large as gradients.
+    inputs.push(HostArray::new([1], &[1e5f32]).unwrap());
+    inputs.push(HostArray::scalar(0.0f32));
+    let names = specs.names().map(str::to_owned).chain(["metrics".to_owned()]).collect();
+    (names, run_once(&cpu_client(), &step.function, &inputs.iter().collect::<Vec<_>>()).unwrap())
+}
+
+#[test]
+fn parts_of_a_batch_make_the_step_of_the_whole() {
+    let mut losses = Vec::new();
+    for (reduction, cuts) in [(Reduction::Example, &[2, 8][..]), (Reduction::Token, &[4])] {
+        let (names, whole) = descend(reduction, 1);
+        for &parts in cuts {
+            let (_, results) = descend(reduction, parts);
+            for ((name, got), expected) in names.iter().zip(&results).zip(&whole) {
+                let (got, expected) = (got.values::<f32>().unwrap(), expected.values::<f32>().unwrap());
+                let largest = expected.iter().fold(0.0f32, |max, value| max.max(value.abs()));
+                let worst = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                println!("{reduction:?} in {parts}: {name} is off by {worst:.1e} of {largest:.1e}");
+                // Sums over examples in another order.
+                assert!(
+                    worst <= 5e-6 * largest.max(0.1),
+                    "{reduction:?} in {parts}: {name} is off by {worst:e}"
+                );
+            }
+        }
+        let metric = |results: &[HostArray], i: usize| results.last().unwrap().values::<f32>().unwrap()[i];
+        assert_eq!([metric(&whole, 1), metric(&whole, 2)], [23.0 / 8.0, 6.0]);
+        losses.push(metric(&whole, 0));
+    }
+    // The two weigh examples differently.
+    assert!((losses[0] - losses[1]).abs() > 1e-2, "{losses:?}");
+}
+
+#[test]
+fn a_batch_in_parts_takes_the_memory_of_one() {
+    let temp_bytes = |micro_batches: usize| {
+        let mut recipe = recipe::Recipe::full_adam(recipe::small(), 16, 64);
+        recipe.batch.micro_batches = micro_batches;
+        stats(&recipe.build().function).temp_bytes
+    };
+    let [whole, parts] = [1, 8].map(temp_bytes);
+    println!("16 examples at once: {whole}, in 8 parts: {parts}");
+    // The sum of the gradients, of all parameters here, is what parts cost.
+    let gradients = recipe::small().params().unwrap().num_bytes() as u64;
+    assert!(parts < gradients + whole / 4, "{parts} of {whole} bytes, {gradients} of them gradients");
 }

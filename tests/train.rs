@@ -255,6 +255,121 @@ fn a_mixture_goes_on_where_it_was_interrupted() {
 }
 
 #[test]
+fn every_optimizer_goes_on_where_it_was_interrupted_also_in_parts_of_batches() {
+    let parts = ["--set", "grad_accum_steps=2", "--set", "model.llm.dropout=0.1"];
+    let adafactor = "optax={min_dim_size_to_factor: 16, beta2_cap: 0.95}";
+    let optimizers = [
+        ("big_vision.scale_by_adafactor", adafactor),
+        ("big_vision.momentum_hp", "optax={nesterov: true}"),
+        ("adamw", "optax={weight_decay: 0.1, mu_dtype: bfloat16}"),
+    ];
+    for (name, arguments) in optimizers {
+        let optimizer = format!("optax_name={name}");
+        let more = [&parts[..], &["--set", &optimizer, "--set", arguments]].concat();
+        let lab = Lab::with("mixture.yaml", 320);
+        kill_and_resume_in(&lab, 2, &more);
+        let (_, tensors) = lab.state("run");
+        assert!(tensors.keys().any(|key| key.starts_with("opt/")), "{name}");
+    }
+}
+
+/// An evaluation of the validation rows after every second step.
+fn with_perplexity(lab: &Lab) -> String {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/configs").join(lab.config);
+    let pp = Config::load(&config, &[], &[]).unwrap().config.input.unwrap().pp.replace('\'', "''");
+    format!(
+        "evals={{val/pplx: {{type: perplexity, log_steps: 2, skip_first: true, pp_fn: '{pp}', data: \
+         {{name: 'bv:jsonl', fname: data/caption_val.jsonl, fopen_keys: {{image: data}}}}}}}}"
+    )
+}
+
+/// A metric of all steps at which it was measured.
+fn series(lab: &Lab, workdir: &str, key: &str) -> Vec<(u64, f64)> {
+    let value = |row: Row| Some((row.step, row.values.into_iter().find(|(known, _)| known == key)?.1));
+    lab.metrics(workdir).into_iter().filter_map(value).collect()
+}
+
+#[test]
+fn the_best_checkpoint_is_kept_and_a_run_that_gets_no_better_ends() {
+    let lab = Lab::new();
+    let evals = with_perplexity(&lab);
+    let metric = "{metric: val/pplx/avg}";
+    let best = format!("ckpt_best={metric}");
+    let args = ["--arg", "steps=400", "--set", "lr=0.03", "--set", &evals, "--set", &best];
+    let stop = "early_stop={metric: val/pplx/avg, patience: 3}";
+    let stderr = lab.trained("run", &[&args[..], &["--set", stop]].concat(), 0);
+    let values = series(&lab, "run", "val/pplx/avg");
+    let (step, least) = values.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    assert!(step > 2, "{values:?}");
+    assert_eq!(values.last().unwrap().0, step + 6, "{values:?}");
+    assert_eq!(lab.state("run").0, step + 6);
+    for expected in [
+        format!("stopped early at step {} in ", step + 6),
+        format!("stopping early: val/pplx/avg was best at step {step} ({least:.4}), 3 evaluations ago"),
+        format!("val/pplx/avg was best at step {step} ({least:.4}) and is "),
+        format!(" at step {step}\n"),
+    ] {
+        assert!(stderr.contains(&expected), "{expected} is not in {stderr}");
+    }
+    let directory = format!("checkpoint-{step:09}");
+    assert_eq!(fs::read_to_string(lab.path("run/BEST")).unwrap(), directory);
+    let bytes = |path: &str| open(lab.path(path)).unwrap().read("llm/final_norm/scale").unwrap();
+    assert_eq!(bytes("run/BEST"), bytes(&format!("run/{directory}")));
+    let stderr = lab.trained("run", &[&args[..], &["--set", stop]].concat(), 0);
+    assert!(stderr.contains("nothing is left to do"), "{stderr}");
+    // With more patience it goes on.
+    let more = [&args[..], &["--set", "early_stop={metric: val/pplx/avg, patience: 4}"]].concat();
+    lab.trained("run", &more, 0);
+    assert!(lab.state("run").0 > step + 6);
+
+    let stderr = lab.trained("other", &["--set", &evals, "--set", "ckpt_best={metric: val/acc}"], 2);
+    assert!(stderr.contains("ckpt_best.metric \"val/acc\" is of no evaluation; their"), "{stderr}");
+    let stderr = lab.trained("other", &["--set", &evals, "--set", "ckpt_best={metric: val/pplx/acc}"], 2);
+    assert!(
+        stderr.contains("val/pplx/acc is no metric of its evaluation, which gave: val/pplx/"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_learning_rate_that_was_reduced_stays_reduced_after_a_crash() {
+    let lab = Lab::new();
+    let plateau = "reduce_on_plateau={metric: val/pplx/avg, factor: 0.5, patience: 1}";
+    let evals = with_perplexity(&lab);
+    let more = ["--set", "lr=0.03", "--set", "schedule={}", "--set", plateau, "--set", &evals];
+    kill_and_resume_in(&lab, 2, &more);
+    let rates = series(&lab, "run", "lr");
+    assert_eq!(rates, series(&lab, "straight", "lr"));
+    assert_eq!(rates[0].1, 0.03);
+    assert!(rates.last().unwrap().1 < 0.01, "{rates:?}");
+    assert_eq!(series(&lab, "run", "val/pplx/avg"), series(&lab, "straight", "val/pplx/avg"));
+}
+
+#[test]
+fn a_mock_runs_without_data_and_checkpoint_and_every_preset_trains() {
+    let lab = Lab::new();
+    let evals = with_perplexity(&lab).replace("fopen_keys: {image: data}", "start: 0");
+    let nothing = "input.data={name: 'bv:jsonl', fname: nowhere.jsonl}";
+    let args = ["--set", "mode=mock", "--set", "model_init=nowhere.npz", "--set", nothing, "--set", &evals];
+    lab.trained("mock", &args, 0);
+    assert_eq!(lab.state("mock").0, 12);
+    assert!(!series(&lab, "mock", "val/pplx/avg").is_empty());
+
+    let model = "model: {image_size: 16, img: {variant: null, width: 16, depth: 1, num_heads: 2, mlp_dim: 32, patch_size: 8}, \
+                 llm: {variant: null, width: 16, depth: 1, num_heads: 2, num_kv_heads: 1, head_dim: 8, mlp_dim: 32, vocab_size: 320}}";
+    for preset in ["big_vision", "notebook", "torch"] {
+        let data = "{data: {name: 'bv:jsonl', fname: data/caption_train.jsonl, fopen_keys: {image: data}}, batch_size: 2}";
+        let yaml = format!(
+            "preset: {preset}\nargs: {{text_len: 32}}\ntokenizer: data/tokenizer.model\ninput: {data}\ntotal_steps: 3\n{model}\n\
+             log_training_steps: 1\n"
+        );
+        fs::write(lab.path(&format!("{preset}.yaml")), yaml).unwrap();
+        lab.done(&["train", &format!("{preset}.yaml"), "--workdir", preset]);
+        assert_eq!(series(&lab, preset, "training_loss").len(), 3, "{preset}");
+    }
+}
+
+#[test]
 fn killed_at_any_moment_a_run_ends_where_an_unharmed_one_does() {
     kill_and_resume(6, &[]);
 }
@@ -268,7 +383,10 @@ fn killed_runs_with_frozen_parameters_end_where_unharmed_ones_do() {
 const ATTENTION_ONLY: &str = "schedule=[['llm/layers/attn/.*', {decay_type: cosine}], ['.*', null]]";
 
 fn kill_and_resume(kills: usize, more: &[&str]) {
-    let lab = Lab::new();
+    kill_and_resume_in(&Lab::new(), kills, more);
+}
+
+fn kill_and_resume_in(lab: &Lab, kills: usize, more: &[&str]) {
     let args = [&["--arg", "steps=120", "--set", "ckpt_steps=1"], more].concat();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
     let mut killed_at = Vec::new();
@@ -448,6 +566,13 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_step_and_metric() {
         error.contains(" at step ") && error.contains("the last checkpoint before it is unharmed"),
         "{stderr}"
     );
+    assert!(error.contains(", the new values of ") && error.contains(" are not finite; "), "{stderr}");
+    let file = error.split("its arrays are in ").nth(1).and_then(|rest| rest.split(", its rows are ").next());
+    let file = lab.path(file.unwrap_or_else(|| panic!("{stderr}")));
+    assert!(error.contains("its rows are data/caption_train.jsonl:"), "{stderr}");
+    let batch = open_as_is(&file).unwrap();
+    assert_eq!(batch.read("image").unwrap().dims(), [4, 16, 16, 3]);
+    assert_eq!(batch.read("text").unwrap().dims(), [4, 32]);
 }
 
 #[test]

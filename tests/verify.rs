@@ -67,8 +67,8 @@ fn failing(report: &Report) -> Vec<&str> {
     rows(report).into_iter().filter(|row| !row.passed()).map(|row| row.name.as_str()).collect()
 }
 
-const REPLAYED: [Check; 6] =
-    [Check::Forward, Check::Loss, Check::Grads, Check::Sgd, Check::Adam, Check::Decode];
+const REPLAYED: [Check; 7] =
+    [Check::Forward, Check::Loss, Check::Grads, Check::Sgd, Check::Adam, Check::Adafactor, Check::Decode];
 
 /// Replays a case; it has so many rows, so that nothing is left out unnoticed.
 #[track_caller]
@@ -77,27 +77,29 @@ fn passes(case: &str, only: &[Check], chunk_tokens: usize, expected: usize) {
     let report = verify::replay(&|| Ok(client()), &recording(case), &options).unwrap();
     assert!(report.passed(), "{}", report.to_text(false));
     assert_eq!(report.cases[0].checks.len(), only.len());
-    assert_eq!(rows(&report).len(), expected);
+    // Elements whose first gradient is noise, of either sign from machine to machine, have rows of their own.
+    let is_counted = |row: &&Row| !row.name.ends_with(".first_gradient");
+    assert_eq!(rows(&report).into_iter().filter(is_counted).count(), expected);
 }
 
 #[test]
 fn gemma1_passes() {
-    passes("gemma1", &REPLAYED, 0, 16 + 10 + 32 + 15 + 209 + 8);
+    passes("gemma1", &REPLAYED, 0, 16 + 10 + 32 + 15 + 209 + 111 + 8);
 }
 
 #[test]
 fn gemma2_passes() {
-    passes("gemma2", &REPLAYED, 0, 18 + 12 + 34 + 27 + 93 + 12);
+    passes("gemma2", &REPLAYED, 0, 18 + 12 + 34 + 27 + 93 + 115 + 12);
 }
 
 #[test]
 fn gemma2_27b_passes() {
-    passes("gemma2_27b", &REPLAYED, 0, 17 + 10 + 34 + 15 + 93 + 8);
+    passes("gemma2_27b", &REPLAYED, 0, 17 + 10 + 34 + 15 + 93 + 115 + 8);
 }
 
 #[test]
 fn mha_passes() {
-    passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 8);
+    passes("mha", &REPLAYED, 0, 19 + 10 + 31 + 14 + 87 + 109 + 8);
 }
 
 /// Sums of 56 and 167 arrays, and the 9 and 32 parameters that the runs changed.
@@ -226,15 +228,15 @@ fn what_is_not_trained_must_be_equal() {
 
 #[test]
 fn what_cannot_be_replayed_fails_by_name() {
-    let dir = copy("mha", &["loss.json", "adafactor.json"]);
+    let dir = copy("mha", &["loss.json", "decode.json", "decode.safetensors"]);
     let report = replay(dir.path(), &[]).unwrap();
     assert!(!report.passed());
     assert!(failing(&report).is_empty());
     let text = report.to_text(false);
-    assert!(text.contains("adafactor  NOT REPLAYED"), "{text}");
-    assert!(text.contains("FAILED: 1 of 2 checks: ") && text.contains(" adafactor\n"), "{text}");
+    assert!(text.contains("beam     NOT REPLAYED"), "{text}");
+    assert!(text.contains("FAILED: 1 of 3 checks: ") && text.contains(" beam\n"), "{text}");
     assert!(replay(dir.path(), &[Check::Loss]).unwrap().passed());
-    assert!(!replay(dir.path(), &[Check::Adafactor]).unwrap().passed());
+    assert!(!replay(dir.path(), &[Check::Beam]).unwrap().passed());
 }
 
 #[test]

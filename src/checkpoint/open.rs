@@ -6,7 +6,7 @@ use super::file::directory_of;
 use super::hf;
 use super::npz::Npz;
 use super::safetensors::{INDEX_NAME, Safetensors};
-use super::store::{Checkpoint, LAST, MANIFEST, is_called_checkpoint, last_of};
+use super::store::{BEST, Checkpoint, LAST, MANIFEST, is_called_checkpoint, named_in};
 use super::view::View;
 use super::zarr::{self, Arrays};
 use super::{Error, Reader, gemma, layers, pieces};
@@ -17,7 +17,8 @@ const BIG_VISION_LAST: &str = "checkpoint.bv-LAST";
 /// Opens the parameters of a checkpoint of any format, known from its content.
 ///
 /// `path` may be a file, a directory that holds one (`model.safetensors` or its index), a training
-/// checkpoint or the workdir of a run (its last checkpoint): this program's, or big_vision's
+/// checkpoint or the workdir of a run (its last checkpoint; the file `BEST` in it stands for its best one): this
+/// program's, or big_vision's
 /// (`checkpoint.bv-000001234`, `checkpoint.bv-LAST`, or `checkpoint.bv` for the last one). Of an `.npz` that was cut
 /// into pieces, the name of any piece, `x.npz.part*`, or the name of the whole stands for all. As in big_vision, a
 /// colon and a name at the end select a part: `siglip.npz:img` gives the names below `img/`, without that prefix.
@@ -197,7 +198,12 @@ fn own_checkpoint(path: &Path) -> Result<Option<PathBuf>, Error> {
     if path.join(MANIFEST).is_file() {
         return Ok(Some(path.to_owned()));
     }
-    if path.join(LAST).is_file() { last_of(path).map(Some) } else { Ok(None) }
+    // `BEST` and `LAST` of a workdir stand for what they name.
+    let pointer = path.file_name().and_then(|name| name.to_str()).filter(|name| [BEST, LAST].contains(name));
+    if let (Some(pointer), Some(workdir), true) = (pointer, path.parent(), path.is_file()) {
+        return named_in(workdir, pointer).map(Some);
+    }
+    if path.join(LAST).is_file() { named_in(path, LAST).map(Some) } else { Ok(None) }
 }
 
 /// Translates Hugging Face's names, with the help of the `config.json` beside the file.

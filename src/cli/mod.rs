@@ -126,7 +126,11 @@ impl Error {
             Error::Train(Train::Setup(Setup::Data(error))) => error.is_usage(),
             Error::Train(Train::Setup(Setup::Checkpoint(error))) => error.is_usage(),
             Error::Train(
-                Train::Params(_) | Train::Batch { .. } | Train::OtherRun { .. } | Train::Uncovered { .. },
+                Train::Params(_)
+                | Train::Batch { .. }
+                | Train::OtherRun { .. }
+                | Train::Uncovered { .. }
+                | Train::NoMetric { .. },
             ) => true,
             Error::Train(Train::Eval(crate::eval::Error::Setup(Setup::Config(_)))) => true,
             Error::Verify(Verify::NotHeld { .. } | Verify::NotARecording { .. }) => true,

@@ -77,12 +77,18 @@ pub fn run(args: &Args, console: &Console, process_start: Instant) -> Result<Out
     };
     let title = match ended.interrupted {
         true => format!("stopped and saved at step {}; the same command goes on from there", ended.step),
+        false if ended.stopped_early => {
+            format!("stopped early at step {} in {:.1} s", ended.step, ended.secs)
+        }
         false => format!("trained to step {} in {:.1} s", ended.step, ended.secs),
     };
     let shown = |(name, value): &(String, f64)| (name.clone(), number(*value));
     let is_shown = |name: &str| name.contains('/') && !name.starts_with("z/") || name == "training_loss";
     let mut rows: Vec<(String, String)> =
         ended.metrics.iter().filter(|(name, _)| is_shown(name)).map(shown).collect();
+    if let Some((metric, value, step)) = &ended.best {
+        rows.push((format!("best {metric}"), format!("{} at step {step}", number(*value))));
+    }
     let value = |key: &str| ended.metrics.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
     let timing = [
         ("start to first step", value("z/secs/start_to_first_step").map(|secs| format!("{secs:.1} s"))),

@@ -45,11 +45,20 @@ config_section! {
         pub pp_fn: String;
         /// Examples in one batch; null takes `input.batch_size`.
         pub batch_size: Option<usize> = None, POSITIVE;
+        /// Examples at most, from the first on; null takes all.
+        pub max_examples: Option<usize> = None, POSITIVE;
         /// What is kept between runs.
         pub cache: EvalCache = EvalCache::Pipeline;
         /// Batches that are made ahead of their use.
         pub prefetch: usize = 1;
         rest args: Kwargs = "Arguments of the evaluator.";
+    }
+}
+
+impl Eval {
+    /// What stands before the names of the metrics of this evaluation, which is called `name`.
+    pub fn metric_prefix(&self, name: &str) -> String {
+        self.prefix.clone().unwrap_or_else(|| format!("{name}/"))
     }
 }
 

@@ -215,6 +215,17 @@ config_section! {
     }
 }
 
+config_section! {
+    /// Rows of noise, for trying out a run without its data: the keys `image`, `prefix`, `suffix`, `answer`, `label` and
+    /// `id`.
+    pub struct Mock {
+        /// How many.
+        pub rows: usize = 64, POSITIVE;
+        /// Other noise for another seed.
+        pub seed: usize = 0;
+    }
+}
+
 macro_rules! sources {
     ($( $(#[doc = $about:literal])+ $variant:ident = $name:literal, )+) => {
         /// Where examples come from, told apart by `name`.
@@ -300,6 +311,8 @@ sources! {
     Parquet = "hf:parquet",
     /// Tar files of WebDataset.
     WebDataset = "webdataset",
+    /// Random pictures with random words.
+    Mock = "mock",
 }
 
 /// In big_vision, a name without a prefix is that of a TFDS data set. Here it is if nothing but what such a set

@@ -8,6 +8,7 @@ use super::decode::{Decoder, inline};
 use super::error::{COMMAND_LINE, Error, Origin, Problem, invalid};
 use super::node::{Kind, Node, Span};
 use super::overrides;
+use super::presets::Presets;
 use super::run::Config;
 use super::schema::Field;
 
@@ -56,6 +57,7 @@ impl Config {
         };
         let args: Vec<_> = args.iter().map(|arg| source("--arg", arg)).collect();
         let sets: Vec<_> = sets.iter().map(|set| source("--set", set)).collect();
+        let presets = Presets::new(&mut origin);
         let origin = Arc::new(origin);
 
         let mut decoder = Decoder::new(origin.clone(), Vec::new());
@@ -67,8 +69,10 @@ impl Config {
             overrides::set(&mut root, key, value, *source, "--set ".len() + 1, &mut decoder);
         }
         let args = args::apply(&mut root, &args, &mut decoder);
+        presets.apply(&mut root, &args);
         match Config::decode(&root, &mut decoder) {
-            Some(config) if decoder.problems.is_empty() => {
+            Some(mut config) if decoder.problems.is_empty() => {
+                config.mode.apply(&mut config);
                 Ok(Loaded { config, path: path.to_owned(), args, root, origin })
             }
             _ => Err(invalid(&origin, decoder.problems)),

@@ -28,14 +28,17 @@ mod evals;
 mod input;
 mod load;
 mod model;
+mod modes;
 mod node;
 mod overrides;
+mod presets;
 mod reference;
 mod run;
 mod schedule;
 pub mod schema;
 mod steps;
 mod values;
+mod watch;
 
 pub use decode::{FilePath, Named};
 pub use detection::{ClassChoice, Coco, Detect, Frames, Loc, Roboflow, Voc, Yolo};
@@ -47,12 +50,15 @@ pub use input::{
 };
 pub use load::{Loaded, split_assignment};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};
+pub use modes::Mode;
 pub use node::{Entry, Kind, Node, Span};
+pub use presets::Preset;
 pub use reference::reference;
 pub use run::{Config, Device, DeviceKind, Loss, ModelLoad, Predict, Reduction, Report, TowerLoad};
 pub use schedule::{DecayType, ScheduleSpec};
 pub use steps::{Duration, Horizon, StepsError, When, itstime};
 pub use values::{Axes, Kwargs, ModelInit, Pattern, Rules, Size, Towers};
+pub use watch::{CkptBest, EarlyStop, Goal, ReduceOnPlateau, ThresholdMode};
 
 /// A section none of whose keys is set.
 fn default_section<T: schema::Field>() -> T {

@@ -4,17 +4,25 @@ use super::decode::{Decoder, FilePath, Named};
 use super::evals::Eval;
 use super::input::Input;
 use super::model::Model;
+use super::modes::Mode;
 use super::node::{Node, Span};
+use super::presets::Preset;
 use super::schedule::ScheduleSpec;
 use super::schema::{BELOW_ONE, NON_NEGATIVE, POSITIVE, SHARE};
 use super::steps::Duration;
 use super::values::{Axes, Kwargs, ModelInit, Rules};
+use super::watch::{CkptBest, EarlyStop, ReduceOnPlateau, check_metrics};
 use crate::array::DType;
 use crate::{config_choice, config_section};
 
 config_section! {
     /// A training or evaluation run.
     pub struct Config checked by check_config {
+        /// Defaults of the keys that the config leaves out: those of configs/presets/.
+        pub preset: Option<Preset> = None;
+        /// Whether the run is cut down to a trial: `runlocal` to 20 steps of 2 examples, evaluations of 16; `mock` also to a
+        /// tiny model and random data.
+        pub mode: Mode = Mode::Full;
         /// Start of every random sequence: initial parameters, dropout, the order of examples, sampling.
         pub seed: u64 = 0;
         /// Training data; null for runs that do not train.
@@ -52,7 +60,8 @@ config_section! {
         pub schedule: Rules<Option<ScheduleSpec>> = Rules::of(vec![(".*", Some(ScheduleSpec::default()))]);
         /// Largest global norm of the gradients of trained parameters; null does not clip.
         pub grad_clip_norm: Option<f64> = None, POSITIVE;
-        /// Batches whose gradients are averaged into one update; divides `input.batch_size`.
+        /// Equal parts of each batch that go through the model one after the other, in the memory of one part; the
+        /// update is that of the whole batch. Divides `input.batch_size`.
         pub grad_accum_steps: usize = 1, POSITIVE;
         /// Probability that is spread evenly over the tokens that are not the target.
         pub label_smoothing: f64 = 0.0, BELOW_ONE;
@@ -78,6 +87,12 @@ config_section! {
         /// Whether checkpoints hold the frozen parameters, which take room once however many checkpoints
         /// there are. With false they leave those of `model_init` there, which then must stay as and where it is.
         pub ckpt_frozen: bool = true;
+        /// Also keeps the checkpoint of the step at which a metric was best, and names it in the file `BEST`.
+        pub ckpt_best: Option<CkptBest> = None;
+        /// Ends the run when a metric no longer gets better.
+        pub early_stop: Option<EarlyStop> = None;
+        /// Reduces the learning rate when a metric does not get better.
+        pub reduce_on_plateau: Option<ReduceOnPlateau> = None;
         /// Evaluations by name.
         pub evals: Named<Eval> = Named::default();
         /// Defaults of the `predict` command.
@@ -233,6 +248,7 @@ fn check_config(config: &Config, node: &Node, decoder: &mut Decoder) {
         let message = format!("wd_mults has {mult} for \"{}\", expected at least 0", pattern.as_str());
         decoder.problem::<()>(node.key_span("wd_mults"), message);
     }
+    check_metrics(config, node, decoder);
     check_mesh(config, node, decoder);
 }
 

@@ -167,6 +167,19 @@ impl Loader {
         })
     }
 
+    /// Makes once more the batch after which the run stood at `position`, on this thread: to look at it. What comes
+    /// next stays as it is.
+    ///
+    /// # Errors
+    /// As from [`next`](Iterator::next).
+    pub fn batch_before(&self, position: u64) -> Result<Batch, Error> {
+        let feed = self.prefetch.work();
+        let (start, size) = (feed.options.start, feed.options.batch_size as u64);
+        let number = position.saturating_sub(start).div_ceil(size).saturating_sub(1);
+        let parts = (0..feed.num_parts()).map(|part| feed.part(number, part)).collect();
+        feed.assemble(number, parts)
+    }
+
     /// Where a row of [`Batch::ids`] is written, for messages.
     pub fn locate(&self, id: usize) -> String {
         self.prefetch.work().locate(id)

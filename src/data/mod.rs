@@ -48,9 +48,9 @@ pub use order::{Order, Shuffle, mix};
 pub use row::{Row, Value};
 pub use source::{
     Annotated, Annotations, BLOCKS_AT_HAND, Cached, Classes, Coco, DetectOptions, DetectionSource,
-    FeatureType, Frames, FramesOptions, HubDataset, ImageFile, ImageFolder, Jsonl, JsonlOptions,
-    MemorySource, Object, Parquet, ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, Voc, VocOptions,
-    WebDataset, Yolo, fingerprint, roboflow,
+    FeatureType, First, Frames, FramesOptions, HubDataset, ImageFile, ImageFolder, Jsonl, JsonlOptions,
+    MemorySource, Mock, Object, Parquet, ParquetOptions, Source, TfRecord, Tfds, TfdsOptions, Voc,
+    VocOptions, WebDataset, Yolo, fingerprint, roboflow,
 };
 pub use stream::{EPOCH, ID, SOURCE, Stream};
 

@@ -132,7 +132,7 @@ impl Evaluation {
         Ok(Evaluation {
             name: name.to_owned(),
             prefix: spec.prefix.clone().unwrap_or_else(|| format!("{name}/")),
-            source: setup::source(&spec.data)?,
+            source: setup::eval_source(spec)?,
             preprocess: Arc::new(preprocess),
             batch_size: loaded.config.eval_batch_size(spec),
             spec: spec.clone(),

@@ -47,9 +47,13 @@ pub struct Optimizer {
 pub struct Update {
     pub params: Vec<Value>,
     pub state: Vec<Value>,
-    /// Norm of the gradients before clipping, `f32[]`.
+    /// Sum of the squares of each gradient before clipping, `f32[]` each.
+    pub squares_grads: Vec<Value>,
+    /// Norm of all gradients before clipping, `f32[]`.
     pub l2_grads: Value,
-    /// Sum of the squares of the new trained parameters, `f32[]`.
+    /// Sum of the squares of each new parameter, `f32[]` each.
+    pub squares_params: Vec<Value>,
+    /// Their sum, `f32[]`.
     pub sum_squares_params: Value,
     /// Norm of what was added to the parameters, `f32[]`.
     pub l2_updates: Value,
@@ -83,6 +87,10 @@ impl Optimizer {
         &self.trained
     }
 
+    pub fn transform(&self) -> &Transform {
+        &self.transform
+    }
+
     /// The arrays that [`update`](Self::update) takes and returns; all start at zero.
     pub fn state(&self) -> Vec<TransformState> {
         let params: Vec<(&str, &Shape)> =
@@ -102,7 +110,8 @@ impl Optimizer {
     ) -> Result<Update> {
         let b = schedules.builder();
         let _scope = b.scope("optimizer");
-        let l2_grads = sum_squares(b, gradients)?.sqrt()?;
+        let squares_grads = squares(gradients)?;
+        let l2_grads = sum(b, &squares_grads)?.sqrt()?;
         let clipped = match self.grad_clip_norm {
             None => gradients.to_vec(),
             Some(max_norm) => {
@@ -111,7 +120,7 @@ impl Optimizer {
                 gradients.iter().map(clip).collect::<Result<Vec<_>>>()?
             }
         };
-        let (directions, state) = self.transform.update(&clipped, state)?;
+        let (directions, state) = self.transform.update(&clipped, state, params)?;
         let mut updates = Vec::with_capacity(params.len());
         let mut updated = Vec::with_capacity(params.len());
         for ((direction, param), trained) in directions.iter().zip(params).zip(&self.trained) {
@@ -126,9 +135,12 @@ impl Optimizer {
             updated.push(param.add(&update)?);
             updates.push(update);
         }
+        let squares_params = squares(&updated)?;
         Ok(Update {
+            squares_grads,
             l2_grads,
-            sum_squares_params: sum_squares(b, &updated)?,
+            sum_squares_params: sum(b, &squares_params)?,
+            squares_params,
             l2_updates: sum_squares(b, &updates)?.sqrt()?,
             params: updated,
             state,
@@ -139,7 +151,16 @@ impl Optimizer {
 /// The sum of the squares of all elements, `f32[]`.
 #[track_caller]
 pub fn sum_squares(b: &Builder, values: &[Value]) -> Result<Value> {
-    values.iter().try_fold(b.scalar(DType::F32, 0.0)?, |sum, value| {
-        sum.add(&value.convert(DType::F32)?.square()?.sum_all()?)
-    })
+    sum(b, &squares(values)?)
+}
+
+/// The sum of the squares of the elements of each value, `f32[]` each.
+#[track_caller]
+fn squares(values: &[Value]) -> Result<Vec<Value>> {
+    values.iter().map(|value| value.convert(DType::F32)?.square()?.sum_all()).collect()
+}
+
+#[track_caller]
+fn sum(b: &Builder, values: &[Value]) -> Result<Value> {
+    values.iter().try_fold(b.scalar(DType::F32, 0.0)?, |sum, value| sum.add(value))
 }

@@ -5,9 +5,11 @@
 //! of patterns, of which the first that matches a name counts; a parameter without a schedule is frozen.
 //! Schedules are evaluated on the host ([`schedule`]) and reach the step as numbers.
 
+mod adafactor;
 mod chain;
 pub mod schedule;
 mod transform;
 
+pub use adafactor::Adafactor;
 pub use chain::{Optimizer, OptimizerConfig, Trained, Update, sum_squares};
 pub use transform::{Transform, TransformState};

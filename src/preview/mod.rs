@@ -109,7 +109,7 @@ fn eval_feed<'a>(loaded: &'a Loaded, name: &str) -> Result<Feed<'a>, Error> {
     };
     Ok(Feed {
         name: format!("evals.{name}"),
-        source: setup::source(&eval.data)?,
+        source: setup::eval_source(eval)?,
         pp: (format!("evals.{name}.pp_fn"), eval.pp_fn.as_str().into()),
         shuffle: Shuffle::InOrder,
         is_training: false,

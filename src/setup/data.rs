@@ -5,8 +5,8 @@ use super::Error;
 use crate::array::{DType, HostArray, Shape};
 use crate::config::{self, ClassChoice, FilePath, Loaded};
 use crate::data::{
-    Annotations, Classes, Coco, DetectOptions, DetectionSource, FeatureType, Frames, FramesOptions,
-    HubDataset, ImageFolder, Jsonl, JsonlOptions, Parquet, ParquetOptions, Preprocess, PreprocessError,
+    Annotations, Classes, Coco, DetectOptions, DetectionSource, FeatureType, First, Frames, FramesOptions,
+    HubDataset, ImageFolder, Jsonl, JsonlOptions, Mock, Parquet, ParquetOptions, Preprocess, PreprocessError,
     Processed, Row, Source, TfRecord, Tfds, TfdsOptions, Value, Voc, VocOptions, WebDataset, Yolo, roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
@@ -50,6 +50,7 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             let rename = webdataset.rename.0.iter().cloned().collect();
             Arc::new(WebDataset::open(&webdataset.path.0, &rename)?)
         }
+        config::Source::Mock(mock) => Arc::new(Mock::new(mock.rows, mock.seed as u64)),
         config::Source::ImageFolder(folder) => Arc::new(ImageFolder::open(folder.path.as_path())?),
         config::Source::Coco(coco) => {
             let images = coco.images.as_ref().map(|path| path.as_path().to_owned());
@@ -73,6 +74,15 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             };
             Arc::new(Frames::open(frames.fname.as_path(), options)?)
         }
+    })
+}
+
+/// The rows of an evaluation.
+pub fn eval_source(eval: &config::Eval) -> Result<Arc<dyn Source>, Error> {
+    let source = source(&eval.data)?;
+    Ok(match eval.max_examples {
+        Some(most) if most < source.len() => Arc::new(First::new(source, most)),
+        _ => source,
     })
 }
 

@@ -7,11 +7,11 @@ mod input;
 mod model;
 mod optimizer;
 
-pub use data::{PpPreprocess, example_of, pp_env, source, tokenizer};
+pub use data::{PpPreprocess, eval_source, example_of, pp_env, source, tokenizer};
 pub use device::{client, client_of, plugin_request};
 pub use input::{alone, shuffle, streams};
 pub use model::{init_files, initial_params, model_config, param_dtypes};
-pub use optimizer::{Schedules, optimizer};
+pub use optimizer::{Schedules, optimizer, transform};
 
 use crate::{checkpoint, config, data as sources, params, runtime, tokenizer as tokens};
 

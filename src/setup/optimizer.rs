@@ -1,9 +1,10 @@
 use super::Error;
 use crate::array::{DType, HostArray};
+use crate::config::schema::{NON_NEGATIVE, POSITIVE};
 use crate::config::{Kwargs, Loaded, Rules};
 use crate::config_section;
 use crate::optim::schedule::Schedule;
-use crate::optim::{Optimizer, OptimizerConfig, Transform};
+use crate::optim::{Adafactor, Optimizer, OptimizerConfig, Transform};
 use crate::params::{ParamSpecs, Patterns, Unused};
 
 config_section! {
@@ -22,6 +23,56 @@ config_section! {
     }
 }
 
+config_section! {
+    /// Arguments of `adamw`, torch's optimizer of that name.
+    pub struct AdamWArgs {
+        /// Decay of the first moment.
+        pub b1: f64 = 0.9;
+        /// Decay of the second moment.
+        pub b2: f64 = 0.999;
+        /// Added to the root of the second moment.
+        pub eps: f64 = 1e-8;
+        /// Decay of all trained parameters, which the learning rate multiplies.
+        pub weight_decay: f64 = 0.01, NON_NEGATIVE;
+        /// Type in which the first moment is kept.
+        pub mu_dtype: Option<DType> = None;
+    }
+}
+
+config_section! {
+    /// Arguments of `big_vision.scale_by_adafactor`.
+    pub struct AdafactorArgs {
+        /// An array is factored if its second largest extent is at least this.
+        pub min_dim_size_to_factor: usize = 32;
+        /// In step t, the second moment decays by 1 - t^-decay_rate.
+        pub decay_rate: f64 = 0.8, NON_NEGATIVE;
+        /// Steps that this does not count.
+        pub decay_offset: f64 = 0.0, NON_NEGATIVE;
+        /// Largest decay of the second moment.
+        pub beta2_cap: f64 = 0.999;
+        /// Largest root mean square of a parameter's update.
+        pub clipping_threshold: Option<f64> = None, POSITIVE;
+        /// Decay of the momentum; null or 0 for none.
+        pub momentum: Option<f64> = Some(0.9), NON_NEGATIVE;
+        /// Type in which the momentum is kept; null takes the parameters'.
+        pub dtype_momentum: Option<DType> = Some(DType::BF16);
+        /// Added to squared gradients.
+        pub eps: f64 = 1e-30;
+    }
+}
+
+config_section! {
+    /// Arguments of `big_vision.momentum_hp`.
+    pub struct MomentumArgs {
+        /// Decay of the sum of gradients.
+        pub momentum: f64 = 0.9, NON_NEGATIVE;
+        /// Type in which the sum is kept; null takes the parameters'.
+        pub dtype: Option<DType> = Some(DType::BF16);
+        /// Whether the sum is looked up one step ahead.
+        pub nesterov: bool = false;
+    }
+}
+
 /// The learning-rate schedules of a run, numbered as [`OptimizerConfig::schedule`] numbers them.
 #[derive(Debug, Clone)]
 pub struct Schedules(Vec<Schedule>);
@@ -29,7 +80,12 @@ pub struct Schedules(Vec<Schedule>);
 impl Schedules {
     /// The value of each schedule for the update that follows `step` finished ones, `f32 [schedules]`.
     pub fn values(&self, step: u64) -> HostArray {
-        let values: Vec<f32> = self.0.iter().map(|schedule| schedule.value(step)).collect();
+        self.scaled_values(step, 1.0)
+    }
+
+    /// As [`values`](Self::values), times `scale`.
+    pub fn scaled_values(&self, step: u64, scale: f64) -> HostArray {
+        let values: Vec<f32> = self.0.iter().map(|schedule| schedule.value(step) * scale as f32).collect();
         let mut array = HostArray::zeros(crate::array::Shape::new(DType::F32, [values.len()]));
         array.bytes_mut().copy_from_slice(bytemuck::cast_slice(&values));
         array
@@ -45,7 +101,14 @@ impl Schedules {
 }
 
 /// Names of optimizers that this program has.
-const OPTIMIZERS: [&str; 3] = ["scale_by_adam", "big_vision.sgd", "identity"];
+const OPTIMIZERS: [&str; 6] = [
+    "scale_by_adam",
+    "adamw",
+    "big_vision.scale_by_adafactor",
+    "big_vision.momentum_hp",
+    "big_vision.sgd",
+    "identity",
+];
 
 /// The optimizer of a config, applied to the model's parameters.
 ///
@@ -88,13 +151,48 @@ pub fn optimizer(
     Ok((Optimizer::new(&config, specs)?, Schedules(schedules)))
 }
 
-fn transform(loaded: &Loaded) -> Result<Transform, Error> {
+/// What a config's optimizer makes of gradients.
+///
+/// # Errors
+/// Unknown optimizers and arguments.
+pub fn transform(loaded: &Loaded) -> Result<Transform, Error> {
     let config = &loaded.config;
     let arguments: &Kwargs = &config.optax;
     match config.optax_name.as_str() {
         "scale_by_adam" => {
             let AdamArgs { b1, b2, eps, eps_root, mu_dtype } = arguments.parse()?;
             Ok(Transform::Adam { b1, b2, eps, eps_root, mu_dtype })
+        }
+        "adamw" => {
+            let AdamWArgs { b1, b2, eps, weight_decay, mu_dtype } = arguments.parse()?;
+            let adam = Transform::Adam { b1, b2, eps, eps_root: 0.0, mu_dtype };
+            Ok(Transform::Decayed { weight_decay, transform: Box::new(adam) })
+        }
+        "big_vision.scale_by_adafactor" => {
+            let AdafactorArgs {
+                min_dim_size_to_factor,
+                decay_rate,
+                decay_offset,
+                beta2_cap,
+                clipping_threshold,
+                momentum,
+                dtype_momentum,
+                eps,
+            } = arguments.parse()?;
+            Ok(Transform::Adafactor(Adafactor {
+                min_dim_size_to_factor,
+                decay_rate,
+                decay_offset,
+                beta2_cap,
+                clipping_threshold,
+                momentum: momentum.filter(|momentum| *momentum != 0.0),
+                dtype_momentum,
+                eps,
+            }))
+        }
+        "big_vision.momentum_hp" => {
+            let MomentumArgs { momentum, dtype, nesterov } = arguments.parse()?;
+            Ok(Transform::Momentum { decay: momentum, dtype, nesterov })
         }
         "big_vision.sgd" | "identity" => {
             if let Some(argument) = arguments.entries().first() {

@@ -4,6 +4,7 @@
 //! device works, and measurements are read when they are ready. A run can be stopped and resumed at any
 //! step with the same result as one that was not.
 
+mod guard;
 mod page;
 mod prepare;
 mod resume;
@@ -11,7 +12,9 @@ mod run;
 mod state;
 mod step;
 mod timing;
+mod watch;
 
+pub use guard::NotFinite;
 pub use run::{Ended, Request, train};
 pub use state::{FrozenOnDevice, StateCopy, TrainState};
 pub use step::{METRICS, StepBatch, StepInputs, TrainStep};
@@ -45,11 +48,8 @@ pub enum Error {
     Write { path: PathBuf, source: std::io::Error },
     #[error("input.pp must leave \"{key}\" as {expected}, got {got}")]
     Batch { key: &'static str, expected: String, got: String },
-    #[error(
-        "{metric} became {value} at step {step}; the last checkpoint before it is unharmed. Lower lr, set \
-         grad_clip_norm, or look at the rows of that batch: {}", rows.join(", ")
-    )]
-    NotFinite { step: u64, metric: &'static str, value: f64, rows: Vec<String> },
+    #[error(transparent)]
+    NotFinite(Box<NotFinite>),
     #[error("the run in {} was trained for {trained} of {total} steps; nothing is left to do", workdir.display())]
     AlreadyDone { workdir: PathBuf, trained: u64, total: u64 },
     #[error(
@@ -61,6 +61,8 @@ pub enum Error {
          model_init:{}", path.display(), problems.iter().map(|problem| format!("\n  {problem}")).collect::<String>()
     )]
     Uncovered { path: PathBuf, problems: Vec<String> },
+    #[error("{metric} is no metric of its evaluation, which gave: {}", known.join(", "))]
+    NoMetric { metric: String, known: Vec<String> },
     #[error("the training data ended before the training did")]
     NoMoreData,
 }

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::resume::Elsewhere;
 use super::state::TrainState;
 use super::step::{StepBatch, TrainStep};
+use super::watch::Watch;
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
@@ -44,6 +45,8 @@ pub(super) struct Prepared {
     pub frozen: Option<Frozen>,
     /// Where the run stands.
     pub progress: Progress,
+    /// What evaluations have led to.
+    pub watch: Watch,
     /// Whether the workdir has a checkpoint of where it stands.
     pub is_saved: bool,
     pub horizon: Horizon,
@@ -79,7 +82,8 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         .input
         .as_ref()
         .ok_or_else(|| loaded.error_at("input", "input is needed for training: data, pp and batch_size"))?;
-    check_supported(loaded)?;
+    // Told before data is opened, which may take long.
+    setup::transform(loaded)?;
     let model = setup::model_config(loaded)?;
     let env = setup::pp_env(loaded);
     let streams = setup::streams(loaded, &env, input, &STEP_ARRAYS, model.llm.vocab_size)?;
@@ -110,8 +114,10 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         Some(elsewhere) => elsewhere.progress,
         None => Progress::of(resumed.as_ref(), loaded, data_size, &data)?,
     };
-    let is_over =
-        progress.step > total_steps || progress.step == total_steps && is_finished(request, total_steps)?;
+    let saved = elsewhere.as_ref().map(Elsewhere::state).or(resumed.as_ref().map(Checkpoint::state));
+    let watch = Watch::new(config, saved.and_then(|state| state.get("watch")));
+    let is_at_end = progress.step == total_steps || watch.is_over();
+    let is_over = progress.step > total_steps || is_at_end && is_finished(request, progress.step)?;
     let origin = elsewhere.as_ref().map(Elsewhere::path).or(resumed.as_ref().map(Reader::path));
     if let Some(origin) = origin {
         if is_over {
@@ -164,7 +170,8 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         });
         let compiled = (|| {
             let started = Instant::now();
-            let batch = StepBatch { batch_size: input.batch_size, text_len };
+            let batch =
+                StepBatch { batch_size: input.batch_size, text_len, micro_batches: config.grad_accum_steps };
             let step = TrainStep::build(&model, &specs, &optimizer, schedules.len(), &loss, batch)
                 .map_err(exec::Error::from)?;
             let module = hlo::emit(&step.function, &step.emit_options()).map_err(exec::Error::from)?;
@@ -209,6 +216,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         store,
         frozen: Some(frozen),
         progress,
+        watch,
         is_saved: resumed.is_some(),
         horizon,
         total_steps,
@@ -232,16 +240,6 @@ fn frozen_part(loaded: &Loaded, state: &TrainState, resumed: Option<&Checkpoint>
         Some(checkpoint) => frozen.resumed_from(checkpoint),
         None => frozen,
     })
-}
-
-/// Refuses what a config can ask for and this program does not do: to pass over it would train another model.
-fn check_supported(loaded: &Loaded) -> Result<(), Error> {
-    let config = &loaded.config;
-    if config.grad_accum_steps != 1 {
-        let message = format!("grad_accum_steps is {}, only 1 is supported yet", config.grad_accum_steps);
-        return Err(loaded.error_at("grad_accum_steps", message).into());
-    }
-    Ok(())
 }
 
 /// Whether a run whose last checkpoint is of its last step also got to what comes after it: the last
@@ -300,8 +298,9 @@ impl Progress {
         })
     }
 
-    pub fn to_json(self, seed: u64, data_size: u64, data: &Json) -> Json {
+    pub fn to_json(self, seed: u64, data_size: u64, data: &Json, watch: Json) -> Json {
         json!({
+            "watch": watch,
             "position": self.position,
             "num_skipped": self.num_skipped,
             "trained_secs": self.trained_secs,

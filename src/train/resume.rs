@@ -1,5 +1,6 @@
 //! Going on from a training elsewhere: `resume` in the config.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use super::Error;
 use super::prepare::Progress;
 use crate::array::{HostArray, Shape};
 use crate::checkpoint::{self, Checkpoint, Reader, State};
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Transform, TransformState};
 use crate::params::ParamSpecs;
 
 /// Lines of a report on what does not fit: more say no more.
@@ -18,8 +19,11 @@ const MAX_PROBLEMS: usize = 8;
 /// The state of a training that took place in another workdir, by this program or by big_vision.
 pub(super) struct Elsewhere {
     reader: Box<dyn Reader>,
-    names: Names,
+    /// The full name there of each array of the optimizer.
+    state: HashMap<String, String>,
     pub progress: Progress,
+    /// What else the trainer that wrote it, if it was this one, remembered.
+    json: Json,
 }
 
 /// Whose names a state has.
@@ -44,18 +48,21 @@ impl Elsewhere {
         optimizer: &Optimizer,
         batch_size: u64,
     ) -> Result<Self, Error> {
-        let (reader, names, progress): (Box<dyn Reader>, _, _) = match checkpoint::open_state(path)? {
+        let (reader, names, progress, json): (Box<dyn Reader>, _, _, _) = match checkpoint::open_state(path)?
+        {
             State::Own(checkpoint) => {
                 let progress = own_progress(&checkpoint);
-                (checkpoint, Names::Own, Some(progress))
+                let json = checkpoint.state().clone();
+                (checkpoint, Names::Own, Some(progress), json)
             }
             State::BigVision(reader) => {
                 let progress = big_vision_progress(reader.as_ref(), batch_size)?;
-                (reader, Names::BigVision, progress)
+                (reader, Names::BigVision, progress, Json::Null)
             }
         };
         let mut problems = Vec::new();
-        if names == Names::BigVision && reader.find("opt/1/0/0/0").is_some() {
+        let is_adafactor = matches!(optimizer.transform(), Transform::Adafactor(_));
+        if names == Names::BigVision && !is_adafactor && reader.find("opt/1/0/0/0").is_some() {
             problems
                 .push("its optimizer is big_vision.scale_by_adafactor, the config has another".to_owned());
         }
@@ -70,11 +77,18 @@ impl Elsewhere {
             Some(_) => {}
         };
         specs.iter().for_each(|spec| expect(format!("params/{}", spec.name), &spec.shape));
-        optimizer.state().iter().for_each(|state| expect(names.of_state(&state.name), &state.shape));
+        let state: HashMap<String, String> =
+            optimizer.state().iter().map(|state| (state.name.clone(), names.of_state(state))).collect();
+        optimizer.state().iter().for_each(|array| expect(state[&array.name].clone(), &array.shape));
         match progress {
-            Some(progress) if problems.is_empty() => Ok(Elsewhere { reader, names, progress }),
+            Some(progress) if problems.is_empty() => Ok(Elsewhere { reader, state, progress, json }),
             _ => Err(Error::Uncovered { path: path.to_owned(), problems: shortened(problems) }),
         }
+    }
+
+    /// What a checkpoint of this program holds besides arrays; null for others.
+    pub fn state(&self) -> &Json {
+        &self.json
     }
 
     pub fn path(&self) -> &Path {
@@ -93,26 +107,18 @@ impl Elsewhere {
 
     /// An array of the optimizer, by this program's name for it.
     pub fn optimizer_state(&self, name: &str) -> Result<HostArray, checkpoint::Error> {
-        self.reader.read(&self.names.of_state(name))
+        self.reader.read(self.state.get(name).map_or(name, String::as_str))
     }
 }
 
 impl Names {
     /// The full name of an array of the optimizer. big_vision's is a link of a chain, the second, of which `optax`
-    /// names the parts by their positions: those of `scale_by_adam` are `count`, `mu` and `nu`.
-    fn of_state(self, name: &str) -> String {
-        if self == Names::Own {
-            return format!("opt/{name}");
+    /// names the parts by their positions.
+    fn of_state(self, state: &TransformState) -> String {
+        match self {
+            Names::Own => format!("opt/{}", state.name),
+            Names::BigVision => format!("opt/1/0/{}", state.position),
         }
-        let (part, rest) =
-            name.split_once('/').map_or((name, String::new()), |(part, rest)| (part, format!("/{rest}")));
-        let position = match part {
-            "count" => "0",
-            "mu" => "1",
-            "nu" => "2",
-            other => other,
-        };
-        format!("opt/1/0/{position}{rest}")
     }
 }
 
@@ -166,7 +172,7 @@ fn shortened(mut problems: Vec<String>) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::array::DType;
-    use crate::optim::{OptimizerConfig, Transform};
+    use crate::optim::{Adafactor, OptimizerConfig};
     use crate::params::{Init, ParamSpec, Patterns};
 
     fn recorded(run: &str) -> std::path::PathBuf {
@@ -175,19 +181,29 @@ mod tests {
 
     /// Parameters of the recorded model, of which the decoder's and those of `more` are trained.
     fn training(more: &str) -> (ParamSpecs, Optimizer) {
-        let reader = checkpoint::open(recorded("adam")).unwrap();
+        training_with(ADAM, "adam", [(more, Some(0)), ("img/.*", None), (".*", Some(0))])
+    }
+
+    const ADAM: Transform = Transform::Adam { b1: 0.9, b2: 0.999, eps: 1e-8, eps_root: 0.0, mu_dtype: None };
+
+    fn training_with<const N: usize>(
+        transform: Transform,
+        run: &str,
+        schedule: [(&str, Option<usize>); N],
+    ) -> (ParamSpecs, Optimizer) {
+        let reader = checkpoint::open(recorded(run)).unwrap();
         let spec = |name: &&str| {
             ParamSpec::new(*name, reader.find(name).unwrap().with_dtype(DType::F32), Init::Zeros)
         };
         let specs = ParamSpecs::new(reader.names().iter().map(spec)).unwrap();
         let config = OptimizerConfig {
-            transform: Transform::Adam { b1: 0.9, b2: 0.999, eps: 1e-8, eps_root: 0.0, mu_dtype: None },
+            transform,
             lr: 1.0,
             lr_mults: Patterns::default(),
             wd: 0.0,
             wd_mults: Patterns::default(),
             grad_clip_norm: None,
-            schedule: Patterns::new([(more, Some(0)), ("img/.*", None), (".*", Some(0))]).unwrap(),
+            schedule: Patterns::new(schedule).unwrap(),
         };
         let optimizer = Optimizer::new(&config, &specs).unwrap();
         (specs, optimizer)
@@ -213,6 +229,35 @@ mod tests {
         }
         let params = state.params(&specs).unwrap();
         assert_eq!(params[0], whole.read(&format!("params/{}", specs.iter().next().unwrap().name)).unwrap());
+    }
+
+    #[test]
+    fn a_state_of_adafactor_is_found_in_its_parts() {
+        let adafactor = Transform::Adafactor(Adafactor {
+            min_dim_size_to_factor: 32,
+            decay_rate: 0.8,
+            decay_offset: 0.0,
+            beta2_cap: 0.95,
+            clipping_threshold: None,
+            momentum: Some(0.9),
+            dtype_momentum: Some(DType::BF16),
+            eps: 1e-30,
+        });
+        let (specs, optimizer) = training_with(adafactor, "adafactor", [(".*", Some(0))]);
+        let state = Elsewhere::open(&recorded("adafactor"), &specs, &optimizer, 2).unwrap();
+        assert_eq!((state.progress.step, state.progress.position), (6, 12));
+        let whole = checkpoint::open_as_is(recorded("adafactor")).unwrap();
+        let embedding = "llm/embedder/input_embedding";
+        for (ours, theirs) in [
+            ("count".to_owned(), "opt/1/0/0/0".to_owned()),
+            (format!("v_row/{embedding}"), format!("opt/1/0/0/1/{embedding}")),
+            (format!("v_col/{embedding}"), format!("opt/1/0/0/2/{embedding}")),
+            ("v/llm/final_norm/scale".to_owned(), "opt/1/0/0/3/llm/final_norm/scale".to_owned()),
+            (format!("ema/{embedding}"), format!("opt/1/0/2/1/{embedding}")),
+        ] {
+            assert_eq!(state.optimizer_state(&ours).unwrap(), whole.read(&theirs).unwrap(), "{ours}");
+        }
+        assert_eq!(whole.shape(&format!("opt/1/0/2/1/{embedding}")).unwrap().dtype(), DType::BF16);
     }
 
     #[test]

@@ -9,7 +9,9 @@ use super::page::{Gallery, write_page};
 use super::prepare::{Prepared, Progress as SavedProgress, prepare, step_arrays};
 use super::step::METRICS;
 use super::timing::Timing;
-use super::{Error, StateCopy, TrainState};
+use serde_json::Value as Json;
+
+use super::{Error, NotFinite, StateCopy, TrainState};
 use crate::array::HostArray;
 use crate::checkpoint::{self, AsyncSaver};
 use crate::config::{Loaded, When, itstime};
@@ -39,6 +41,10 @@ pub struct Request<'a> {
 pub struct Ended {
     pub step: u64,
     pub interrupted: bool,
+    /// Whether a metric ended it before its last step.
+    pub stopped_early: bool,
+    /// The metric of which the best checkpoint is kept, its best value, and the step of that.
+    pub best: Option<(String, f64, u64)>,
     /// The last value of every metric, in the order of their first appearance.
     pub metrics: Vec<(String, f64)>,
     /// Seconds from the start of the first step of this session to its end.
@@ -65,9 +71,12 @@ pub fn train(request: &Request<'_>) -> Result<Ended, Error> {
 struct Pending {
     step: u64,
     metrics: Download,
-    rows: Vec<usize>,
+    /// Position in the data after its batch.
+    position: u64,
     /// Rows passed over until then.
     num_skipped: u64,
+    /// Values of the schedules that its update was scaled by.
+    schedules: Vec<f64>,
 }
 
 /// A checkpoint whose arrays are on their way from the device. It is written once the measurements of its step
@@ -76,6 +85,7 @@ struct PendingSave {
     step: u64,
     copy: StateCopy,
     progress: SavedProgress,
+    watch: Json,
     keep: bool,
     /// How long it has kept the loop from its steps.
     stall: Duration,
@@ -100,6 +110,10 @@ struct Run<'a> {
     position: u64,
     num_skipped: u64,
     saved_step: Option<u64>,
+    /// Whether that is kept for good.
+    saved_for_good: bool,
+    /// The evaluation of this step was the best so far, and nothing says so yet.
+    is_best: bool,
     first_step_at: Instant,
     /// Waiting for input before the first step, while the program was compiled.
     waited_before: Duration,
@@ -164,6 +178,8 @@ impl<'a> Run<'a> {
             latest: Vec::new(),
             step: done,
             saved_step,
+            saved_for_good: false,
+            is_best: false,
             first_step_at: now,
             waited_before: Duration::ZERO,
             pace: Pace { since: now, step: done, waited: Duration::ZERO },
@@ -183,7 +199,7 @@ impl<'a> Run<'a> {
         self.waited_before = waited;
         self.pace = Pace { since: Instant::now(), step: self.step, waited };
         let mut next = self.prepared.take_first_batch();
-        while self.step < total {
+        while self.step < total && !self.prepared.watch.is_over() {
             if self.request.interrupt.load(Ordering::Relaxed) {
                 self.interrupted = true;
                 break;
@@ -200,16 +216,28 @@ impl<'a> Run<'a> {
                 self.report_oldest(&progress)?;
             }
             self.report_ready(&progress)?;
+            let evaluates = self.step < total && self.is_any_evaluation_due();
+            // What an evaluation decides belongs to the state that is saved. One that decides nothing runs while the
+            // state is being written.
+            let is_first = evaluates && self.prepared.watch.decides();
+            if is_first {
+                self.evaluate_due(&progress)?;
+            }
             self.save_if_due(&progress)?;
-            if self.step < total && self.is_any_evaluation_due() {
-                self.report_all(&progress)?;
-                let step = self.step;
-                self.evaluate(|evaluation, run| run.is_due(evaluation, step))?;
-                self.pace.since = Instant::now();
-                self.pace.step = self.step;
+            if evaluates && !is_first {
+                self.evaluate_due(&progress)?;
             }
         }
         self.report_all(&progress)
+    }
+
+    fn evaluate_due(&mut self, progress: &Progress) -> Result<(), Error> {
+        self.report_all(progress)?;
+        let step = self.step;
+        self.evaluate(|evaluation, run| run.is_due(evaluation, step))?;
+        self.pace.since = Instant::now();
+        self.pace.step = self.step;
+        Ok(())
     }
 
     /// The next batch; `None` when it was not there and the wait was interrupted.
@@ -232,17 +260,29 @@ impl<'a> Run<'a> {
     /// Sends a batch and starts a step on it, without waiting.
     fn start_step(&mut self, batch: Batch) -> Result<(), Error> {
         let device = self.prepared.client.devices()[0].clone();
-        let rows = batch.ids.iter().flatten().copied().collect();
         let position = batch.position_after;
         self.num_skipped += batch.num_skipped;
         let upload = |array: HostArray| self.prepared.client.upload_owned(array, &device);
         let arrays = step_arrays(batch)?.into_iter().map(upload).collect::<Result<Vec<Buffer>, _>>()?;
-        let schedules = upload(self.prepared.schedules.values(self.step))?;
+        let values = self.prepared.schedules.scaled_values(self.step, self.prepared.watch.scale());
+        let scaled = values.to_f64();
+        let schedules = upload(values)?;
         let dropout = match self.prepared.step.has_dropout {
             // Every step has a stream of its own, whatever came before it.
             true => {
                 let key = mix(self.request.loaded.config.seed, self.step);
-                Some(upload(HostArray::new([2], &[key, self.step])?)?)
+                let parts = self.prepared.step.micro_batches as u64;
+                let states = match parts {
+                    1 => HostArray::new([2], &[key, self.step])?,
+                    _ => {
+                        let state = |part: u64| [mix(key, part), self.step];
+                        HostArray::new(
+                            [parts as usize, 2],
+                            (0..parts).flat_map(state).collect::<Vec<_>>().as_slice(),
+                        )?
+                    }
+                };
+                Some(upload(states)?)
             }
             false => None,
         };
@@ -253,7 +293,8 @@ impl<'a> Run<'a> {
         self.step += 1;
         self.position = position;
         let metrics = metrics.start_download()?;
-        self.pending.push_back(Pending { step: self.step, metrics, rows, num_skipped: self.num_skipped });
+        let (step, num_skipped) = (self.step, self.num_skipped);
+        self.pending.push_back(Pending { step, metrics, position, num_skipped, schedules: scaled });
         Ok(())
     }
 
@@ -275,18 +316,16 @@ impl<'a> Run<'a> {
 
     /// Reads the measurements of the oldest step under way, waiting for it if need be.
     fn report_oldest(&mut self, progress: &Progress) -> Result<(), Error> {
-        let Some(Pending { step, metrics, rows, num_skipped }) = self.pending.pop_front() else {
+        let Some(pending) = self.pending.pop_front() else {
             return Ok(());
         };
+        let Pending { step, metrics, position, num_skipped, schedules } = pending;
         let values = metrics.wait()?.to_f64();
         self.timing.step_done();
-        for (metric, &value) in METRICS.into_iter().zip(&values) {
-            if !value.is_finite() {
-                let rows = rows.iter().map(|&row| self.prepared.loader.locate(row)).collect();
-                return Err(Error::NotFinite { step, metric, value, rows });
-            }
+        if let Some(found) = NotFinite::find(step, &values, self.prepared.optimizer.trained()) {
+            return Err(found.with_batch(&self.prepared.loader, position, self.request.workdir));
         }
-        self.report_step(step, &values, num_skipped, progress)?;
+        self.report_step(step, &values, &schedules, num_skipped, progress)?;
         self.submit_if_seen()
     }
 
@@ -295,6 +334,7 @@ impl<'a> Run<'a> {
         &mut self,
         step: u64,
         values: &[f64],
+        schedules: &[f64],
         num_skipped: u64,
         progress: &Progress,
     ) -> Result<(), Error> {
@@ -309,8 +349,7 @@ impl<'a> Run<'a> {
         }
         let mut row: Vec<(String, f64)> =
             METRICS.iter().map(|name| (*name).to_owned()).zip(values.iter().copied()).collect();
-        let schedules = self.prepared.schedules.values(step - 1);
-        for (i, value) in schedules.to_f64().into_iter().enumerate() {
+        for (i, &value) in schedules.iter().enumerate() {
             let suffix = if i == 0 { String::new() } else { i.to_string() };
             row.push((format!("global_schedule{suffix}"), value));
             row.push((format!("lr{suffix}"), value * config.lr));
@@ -376,6 +415,7 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self, is_wanted: impl Fn(&Evaluation, &Self) -> bool) -> Result<(), Error> {
         self.timing.interrupted();
         let mut evaluations = std::mem::take(&mut self.evaluations);
+        let (mut names, mut found) = (Vec::new(), Vec::new());
         let result = evaluations.iter_mut().try_for_each(|evaluation| {
             if !is_wanted(evaluation, self) {
                 return Ok(());
@@ -388,12 +428,27 @@ impl<'a> Run<'a> {
                 outcome.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
             phase.done(&shown.join(", "));
             self.gallery.add(&evaluation.name, self.step, &outcome.predictions);
+            names.push(evaluation.name.clone());
+            found.extend(outcome.metrics.iter().cloned());
             let mut row = outcome.metrics;
             row.push((format!("z/secs/eval/{}", evaluation.name), started.elapsed().as_secs_f64()));
             self.record(self.step, row)
         });
         self.evaluations = evaluations;
-        result
+        result?;
+        self.take_note(&names, &found)
+    }
+
+    /// Lets metrics decide. Before the first step there is nothing to decide.
+    fn take_note(&mut self, names: &[String], found: &[(String, f64)]) -> Result<(), Error> {
+        if self.step == 0 {
+            return Ok(());
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let seen = self.prepared.watch.see(self.step, &names, found)?;
+        self.is_best |= seen.is_best;
+        seen.notes.iter().for_each(|note| self.request.console.line(note));
+        Ok(())
     }
 
     fn save_if_due(&mut self, progress: &Progress) -> Result<(), Error> {
@@ -405,11 +460,20 @@ impl<'a> Run<'a> {
         let keep = steps("keep_ckpt", &config.keep_ckpt);
         let when = When { first: false, last: false, ..When::default() };
         let is_kept = itstime(self.step, keep, total, When { drop_close_to_last: 0.0, ..when });
-        if is_kept || itstime(self.step, steps("ckpt", &config.ckpt), total, when) {
+        if is_kept || self.is_best || itstime(self.step, steps("ckpt", &config.ckpt), total, when) {
             while self.pending_save.is_some() {
                 self.report_oldest(progress)?;
             }
             self.start_save(is_kept)?;
+        }
+        self.point_at_best()
+    }
+
+    /// Names the checkpoint of this step, which is there or being written, as the best one, if it is that.
+    fn point_at_best(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.is_best) {
+            self.saver.wait()?;
+            self.prepared.store.set_best(self.step)?;
         }
         Ok(())
     }
@@ -427,8 +491,9 @@ impl<'a> Run<'a> {
             trained_secs: self.prepared.progress.trained_secs + self.first_step_at.elapsed().as_secs_f64(),
         };
         let stall = started.elapsed();
-        self.pending_save = Some(PendingSave { step: self.step, copy, progress, keep, stall });
-        self.saved_step = Some(self.step);
+        let watch = self.prepared.watch.memory();
+        self.pending_save = Some(PendingSave { step: self.step, copy, progress, watch, keep, stall });
+        (self.saved_step, self.saved_for_good) = (Some(self.step), keep);
         self.submit_if_seen()
     }
 
@@ -438,7 +503,7 @@ impl<'a> Run<'a> {
         let Some(save) = self.pending_save.take_if(|save| save.step < first_unseen) else { return Ok(()) };
         let started = Instant::now();
         let Prepared { data_size, data, .. } = &self.prepared;
-        let json = save.progress.to_json(self.request.loaded.config.seed, *data_size, data);
+        let json = save.progress.to_json(self.request.loaded.config.seed, *data_size, data, save.watch);
         self.gallery.save(self.request.workdir)?;
         let arrays = || save.copy.wait().map_err(|error| checkpoint::Error::State(error.into()));
         self.saver.submit(save.step, arrays, json, save.keep)?;
@@ -452,9 +517,20 @@ impl<'a> Run<'a> {
             self.start_save(false)?;
         }
         self.saver.wait()?;
+        let total = self.prepared.total_steps;
+        let stopped_early = self.step < total && self.prepared.watch.is_over();
         if !self.interrupted {
-            self.evaluate(|_, _| true)?;
+            // A metric that ends a run has just been measured.
+            let is_known =
+                |evaluation: &Evaluation, run: &Self| stopped_early && run.is_due(evaluation, run.step);
+            self.evaluate(|evaluation, run| !is_known(evaluation, run))?;
             self.gallery.save(self.request.workdir)?;
+            if self.prepared.watch.decides() && self.step > 0 {
+                // A longer training that goes on from here is to know of these evaluations too.
+                self.start_save(self.saved_for_good)?;
+                self.point_at_best()?;
+                self.saver.wait()?;
+            }
         }
         let mut timing = self.timing.metrics();
         timing.extend(self.take_ckpt_stall());
@@ -475,6 +551,8 @@ impl<'a> Run<'a> {
             };
             write_page(self.request.workdir, &facts, &self.gallery)?;
         }
-        Ok(Ended { step: self.step, interrupted: self.interrupted, metrics: self.latest, secs })
+        let best = self.prepared.watch.best().map(|(metric, value, step)| (metric.to_owned(), value, step));
+        let (step, interrupted) = (self.step, self.interrupted);
+        Ok(Ended { step, interrupted, stopped_early, best, metrics: self.latest, secs })
     }
 }

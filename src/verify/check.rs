@@ -113,6 +113,7 @@ impl Check {
             Check::Grads => loss::gradients,
             Check::Sgd => train::sgd,
             Check::Adam => train::adam,
+            Check::Adafactor => train::adafactor,
             Check::Decode => decode::greedy,
             Check::Image => return Some(Replay::Folder(image::images)),
             Check::Text => return Some(Replay::Folder(text::text)),
@@ -120,7 +121,7 @@ impl Check {
             Check::Data => return Some(Replay::Folder(data::data)),
             Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
             Check::Vit => return Some(Replay::Device(vit::vit)),
-            Check::Adafactor | Check::Beam => return None,
+            Check::Beam => return None,
         }))
     }
 }

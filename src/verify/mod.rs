@@ -20,6 +20,7 @@ mod loss;
 mod program;
 mod recording;
 mod report;
+mod sides;
 mod tally;
 mod text;
 mod tolerance;

@@ -1,6 +1,9 @@
 //! Programs over a recording's parameters and batches.
 
+use std::collections::HashMap;
+
 use super::recording::Recording;
+use super::sides::Side;
 use super::{Error, Options};
 use crate::array::{DType, HostArray, Shape};
 use crate::exec;
@@ -117,7 +120,7 @@ pub(super) struct Trainer {
 }
 
 impl Trainer {
-    /// Makes a step and returns what it measured, [`METRICS`](crate::train::METRICS).
+    /// Makes a step and returns what it measured, [`METRICS`](crate::train::METRICS) first.
     pub fn step(self, batch: &Batch, schedules: &HostArray) -> Result<(Self, HostArray), Error> {
         let Trainer { step, executable, state } = self;
         let (client, device) = (executable.client(), &executable.devices()[0]);
@@ -125,6 +128,31 @@ impl Trainer {
         let batch = batch.arrays().into_iter().map(upload).collect::<Result<_, _>>()?;
         let (state, metrics) = state.step(&step, &executable, batch, upload(schedules)?, None)?;
         Ok((Trainer { step, executable, state }, metrics.download()?))
+    }
+
+    /// The same, with the momentum of `sides` negated.
+    pub fn with_other_sides(
+        self,
+        specs: &ParamSpecs,
+        optimizer: &Optimizer,
+        sides: &[Side],
+    ) -> Result<Self, Error> {
+        if sides.is_empty() {
+            return Ok(self);
+        }
+        let mut arrays: HashMap<String, HostArray> = self.state.start_copy()?.wait()?.into_iter().collect();
+        for side in sides {
+            if let Some(momentum) = arrays.get_mut(&format!("opt/ema/{}", side.param)) {
+                let mut values = momentum.to_f64();
+                values[side.element] = -values[side.element];
+                let negated = HostArray::new(momentum.dims(), &values)?;
+                *momentum = negated.cast(momentum.dtype());
+            }
+        }
+        let device = &self.executable.devices()[0];
+        let saved = |name: &str| arrays.get(&format!("opt/{name}")).cloned().map(Ok);
+        let state = TrainState::new(device, specs, self.params()?, optimizer, saved)?;
+        Ok(Trainer { state, ..self })
     }
 
     /// All parameters as they are now, in the model's order.
@@ -238,7 +266,7 @@ impl Batch {
 
     /// Examples, and tokens of each.
     pub fn size(&self) -> StepBatch {
-        StepBatch { batch_size: self.text.dims()[0], text_len: self.text.dims()[1] }
+        StepBatch { batch_size: self.text.dims()[0], text_len: self.text.dims()[1], micro_batches: 1 }
     }
 
     fn arrays(&self) -> [&HostArray; 4] {

@@ -83,6 +83,15 @@ pub const SGD_LOSS_FLOAT16: Tolerance = tolerance(Measure::OfValue, 4e-3);
 pub const ADAM_PARAMS: Tolerance = tolerance(Measure::OfMax, 3e-5);
 /// What Adam changed. Measured: 4e-5.
 pub const ADAM_CHANGE: Tolerance = tolerance(Measure::OfChange, 3e-4);
+/// Parameters after Adafactor. Measured: 3.4e-5.
+pub const ADAFACTOR_PARAMS: Tolerance = tolerance(Measure::OfMax, 1e-4);
+/// What Adafactor changed: a rounding of its bfloat16 momentum the other way is 4e-3 of it. Measured: 4.8e-4.
+pub const ADAFACTOR_CHANGE: Tolerance = tolerance(Measure::OfChange, 1.5e-3);
+/// Norm of Adafactor's updates, of which those of a parameter without a gradient are noise. Measured: 2.4e-4.
+pub const ADAFACTOR_L2_UPDATES: Tolerance = tolerance(Measure::OfValue, 2e-3);
+/// A gradient so much smaller than the largest of its tensor is rounding noise, of either sign: no less than what
+/// [`GRADS`] was measured at.
+pub const NOISE_OF_MAX: f64 = 3.6e-5;
 /// Norm of gradients. Measured: 2.2e-5.
 pub const L2_GRADS: Tolerance = tolerance(Measure::OfValue, 2e-4);
 /// Norm of parameters. Measured: 5e-7.
@@ -106,8 +115,9 @@ pub const MEAN_LENGTH: Tolerance = tolerance(Measure::OfValue, 1e-6);
 pub const IMAGE_LEVELS: Tolerance = tolerance(Measure::Levels, 1e-3);
 /// Float images, of values in [-1, 1] or [0, 255]. Measured: 0.
 pub const FLOAT_IMAGE: Tolerance = tolerance(Measure::Absolute, 1e-4);
-/// Adam divides the noise that is the gradient of the vision tower's key bias by its own size: where that is
-/// trained, it ends anywhere within a few learning rates of its start, and nothing depends on it. Measured: 0.3.
+/// Adam and Adafactor divide the noise that is the gradient of the vision tower's key bias by its own size: where that
+/// is trained, it ends anywhere within a few learning rates of its start, and nothing depends on it. Measured: 0.3 and
+/// 2.4.
 pub const ZERO_GRADIENT_LEARNING_RATES: f64 = 3.0;
 
 /// Sums in f64 of values whose absolute values add up to `sum_of_abs`, by which rounding is measured: the sum itself

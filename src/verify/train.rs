@@ -5,9 +5,11 @@ use serde_json::{Map, Value, json};
 
 use super::program::{Batch, Session};
 use super::recording::expect_names;
+use super::sides::{Side, other_sides};
 use super::tolerance::{
-    ADAM_CHANGE, ADAM_PARAMS, EXACT, L2_GRADS, L2_PARAMS, L2_UPDATES, LOSS, MEAN_LENGTH, SCHEDULE, SGD_LOSS,
-    SGD_LOSS_FLOAT16, SGD_PARAMS, ZERO_GRADIENT_LEARNING_RATES, has_zero_gradient,
+    ADAFACTOR_CHANGE, ADAFACTOR_L2_UPDATES, ADAFACTOR_PARAMS, ADAM_CHANGE, ADAM_PARAMS, EXACT, L2_GRADS,
+    L2_PARAMS, L2_UPDATES, LOSS, MEAN_LENGTH, SCHEDULE, SGD_LOSS, SGD_LOSS_FLOAT16, SGD_PARAMS,
+    ZERO_GRADIENT_LEARNING_RATES, has_zero_gradient,
 };
 use super::{Error, Row, Tolerance};
 use crate::array::{DType, HostArray};
@@ -54,7 +56,7 @@ pub(super) fn sgd(session: &Session) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
 
     let plain = Formats { model: recording.config.clone(), frozen: DType::F32 };
-    let run = Run::replay(session, &loaded, &plain, &batches, FIRST_NOTEBOOK_STEP)?;
+    let run = Run::replay(session, &loaded, &plain, &batches, FIRST_NOTEBOOK_STEP, &[])?;
     sgd_steps(session, "", &run, &recorded.steps, SGD_LOSS, &mut rows)?;
     let params = recording.tensors("sgd_params.safetensors")?;
     expect_names(params.as_ref(), recorded.trainable.iter().map(String::as_str))?;
@@ -66,7 +68,7 @@ pub(super) fn sgd(session: &Session) -> Result<Vec<Row>, Error> {
     if !recorded.steps_with_float16_frozen_params_and_float16_vit.is_empty() {
         let mut formats = Formats { frozen: DType::F16, ..plain };
         formats.model.img.dtype_mm = DType::F16;
-        let run = Run::replay(session, &loaded, &formats, &batches, FIRST_NOTEBOOK_STEP)?;
+        let run = Run::replay(session, &loaded, &formats, &batches, FIRST_NOTEBOOK_STEP, &[])?;
         let steps = &recorded.steps_with_float16_frozen_params_and_float16_vit;
         sgd_steps(session, "float16.", &run, steps, SGD_LOSS_FLOAT16, &mut rows)?;
     }
@@ -124,20 +126,59 @@ pub(super) fn adam(session: &Session) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
     for name in ["adam", "adam_lr_mults"] {
         if session.recording.has(&format!("{name}.json")) {
-            trainer(session, name, &mut rows)?;
+            trainer(session, name, &ADAM, &mut rows)?;
         }
     }
     Ok(rows)
 }
 
-fn trainer(session: &Session, name: &str, rows: &mut Vec<Row>) -> Result<(), Error> {
+pub(super) fn adafactor(session: &Session) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    trainer(session, "adafactor", &ADAFACTOR, &mut rows)?;
+    Ok(rows)
+}
+
+/// How exact the outcome of an optimizer must be.
+struct Exactness {
+    params: Tolerance,
+    change: Tolerance,
+    l2_updates: Tolerance,
+    /// Whether the first updates depend on nothing but the signs of gradients.
+    takes_signs: bool,
+}
+
+const ADAM: Exactness =
+    Exactness { params: ADAM_PARAMS, change: ADAM_CHANGE, l2_updates: L2_UPDATES, takes_signs: false };
+const ADAFACTOR: Exactness = Exactness {
+    params: ADAFACTOR_PARAMS,
+    change: ADAFACTOR_CHANGE,
+    l2_updates: ADAFACTOR_L2_UPDATES,
+    takes_signs: true,
+};
+
+fn trainer(session: &Session, name: &str, exactness: &Exactness, rows: &mut Vec<Row>) -> Result<(), Error> {
     let recording = &session.recording;
     let file = format!("{name}.json");
     let recorded: RecordedRun = recording.json(&file)?;
     let loaded = parse_config(session, &file, &recorded.config)?;
     let batches = Batch::read_stacked(recording, BATCHES_FILE)?;
     let formats = Formats { model: recording.config.clone(), frozen: DType::F32 };
-    let run = Run::replay(session, &loaded, &formats, &batches, 0)?;
+    let mut run = Run::replay(session, &loaded, &formats, &batches, 0, &[])?;
+    let params = recording.tensors(&format!("{name}_params.safetensors"))?;
+    // Where the first rate is 0, as it is in a warm-up, all that a sign has changed by then is the momentum.
+    if exactness.takes_signs && run.steps[0].schedules.iter().all(|value| *value == 0.0) {
+        let distance = SIDE_LEARNING_RATES * loaded.config.lr;
+        let smoothing = loaded.config.label_smoothing;
+        let sides = other_sides(session, smoothing, &batches[0], &run.params, params.as_ref(), distance)?;
+        let is_known = |side: &Side| has_zero_gradient(&side.param);
+        let sides: Vec<Side> = sides.into_iter().filter(|side| !is_known(side)).collect();
+        if !sides.is_empty() {
+            run = Run::replay(session, &loaded, &formats, &batches, 0, &sides)?;
+        }
+        for side in &sides {
+            rows.push(side.row(name)?);
+        }
+    }
 
     let odd = |message: String| Error::Unsupported { path: recording.path(&file), message };
     let number = |step: &Map<String, Value>, key: &str| {
@@ -153,14 +194,13 @@ fn trainer(session: &Session, name: &str, rows: &mut Vec<Row>) -> Result<(), Err
     for ((got, recorded), step) in run.steps.iter().zip(&recorded.steps).zip(steps) {
         for key in recorded.keys().filter(|key| *key != "step") {
             let (value, tolerance) = got
-                .find(key, loaded.config.lr)
+                .find(key, loaded.config.lr, exactness)
                 .ok_or_else(|| odd(format!("a step has \"{key}\", which the trainer does not measure")))?;
             let row = format!("{name}.step{step}.{key}");
             rows.push(Row::number(row, value, number(recorded, key)?, tolerance));
         }
     }
 
-    let params = recording.tensors(&format!("{name}_params.safetensors"))?;
     let changed = recording.specs.names().filter(|name| !recorded.unchanged.iter().any(|n| n == name));
     expect_names(params.as_ref(), changed)?;
     for ((param, initial), got) in recording.specs.names().zip(&session.params).zip(&run.params) {
@@ -172,12 +212,16 @@ fn trainer(session: &Session, name: &str, rows: &mut Vec<Row>) -> Result<(), Err
             rows.push(Row::tensor(row, got, initial, bound)?);
         } else {
             let recorded = params.read(param)?;
-            rows.push(Row::tensor(&row, got, &recorded, ADAM_PARAMS)?);
-            rows.push(Row::change(row, got, &recorded, Some(initial), ADAM_CHANGE)?);
+            rows.push(Row::tensor(&row, got, &recorded, exactness.params)?);
+            rows.push(Row::change(row, got, &recorded, Some(initial), exactness.change)?);
         }
     }
     Ok(())
 }
+
+/// An element this many learning rates from where the recording has it took the other sign: in a few steps, a momentum
+/// of 0.1 carries it by half of one.
+const SIDE_LEARNING_RATES: f64 = 0.05;
 
 fn parse_config(session: &Session, file: &str, config: &Value) -> Result<Loaded, Error> {
     // JSON is YAML.
@@ -206,13 +250,15 @@ struct Step {
 }
 
 impl Run {
-    /// One step for each batch; the first one's update is scaled by the schedules' values at `first_step`.
+    /// One step for each batch; the first one's update is scaled by the schedules' values at `first_step`. After it,
+    /// the momentum of `sides` is turned to its other side.
     fn replay(
         session: &Session,
         loaded: &Loaded,
         formats: &Formats,
         batches: &[Batch],
         first_step: u64,
+        sides: &[Side],
     ) -> Result<Self, Error> {
         let specs = &session.recording.specs;
         let first = batches.first().expect("a file of batches holds at least one");
@@ -233,7 +279,8 @@ impl Run {
         for (step, batch) in (first_step..).zip(batches) {
             let schedules = schedules.values(step);
             let (next, metrics) = trainer.step(batch, &schedules)?;
-            trainer = next;
+            trainer =
+                if step == first_step { next.with_other_sides(&kept, &optimizer, sides)? } else { next };
             steps.push(Step { schedules: schedules.to_f64(), metrics: metrics.to_f64() });
         }
         Ok(Run { steps, params: trainer.params()? })
@@ -261,12 +308,12 @@ impl Step {
     }
 
     /// A measurement by the trainer's name for it, and how exact it must be.
-    fn find(&self, key: &str, lr: f64) -> Option<(f64, Tolerance)> {
+    fn find(&self, key: &str, lr: f64, exactness: &Exactness) -> Option<(f64, Tolerance)> {
         let tolerance = match key {
             "training_loss" => LOSS,
             "l2_grads" => L2_GRADS,
             "l2_params" => L2_PARAMS,
-            "l2_updates" => L2_UPDATES,
+            "l2_updates" => exactness.l2_updates,
             "avg_sup_seqlen" => MEAN_LENGTH,
             "max_sup_seqlen" => EXACT,
             _ => {

@@ -83,7 +83,7 @@ impl Recipe {
             grad_clip_norm: Some(1.0),
             frozen: DType::F32,
             loss: LossConfig::default(),
-            batch: StepBatch { batch_size, text_len },
+            batch: StepBatch { batch_size, text_len, micro_batches: 1 },
         }
     }
 

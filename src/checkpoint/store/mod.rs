@@ -9,6 +9,7 @@
 //!     state-00002-of-00002.safetensors
 //!     manifest.json                step, the trainer's JSON state, tensors, a digest per file
 //!   LAST                           "checkpoint-000000150"
+//!   BEST                           "checkpoint-000000100": by a metric, where one is watched; kept until a better one
 //! ```
 //!
 //! Files that do not change are hard links to those of the checkpoint before: they take room once, and
@@ -54,6 +55,7 @@ const VERSION_WITHOUT_BASE: u32 = 1;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const LAST: &str = "LAST";
+pub(crate) const BEST: &str = "BEST";
 const LOCK: &str = ".lock";
 /// Being written or being removed.
 const TMP: &str = "-tmp";
@@ -164,7 +166,7 @@ impl Store {
     /// # Errors
     /// When `LAST` exists but cannot be read or names no checkpoint.
     pub fn latest(&self) -> Result<Option<PathBuf>, Error> {
-        if self.workdir.join(LAST).exists() { last_of(&self.workdir).map(Some) } else { Ok(None) }
+        if self.workdir.join(LAST).exists() { named_in(&self.workdir, LAST).map(Some) } else { Ok(None) }
     }
 
     /// # Errors
@@ -206,6 +208,30 @@ impl Store {
             return Ok(None);
         }
         Err(Error::NoneIntact { workdir: self.workdir.clone(), damaged: skipped })
+    }
+
+    /// Keeps the checkpoint of a step as the best one, and no longer the one that was best before.
+    ///
+    /// # Errors
+    /// When there is none, or the workdir cannot be written.
+    pub fn set_best(&self, step: u64) -> Result<(), Error> {
+        let directory = self.directory(step, "");
+        if !directory.is_dir() {
+            return Err(Error::NoManifest { path: directory });
+        }
+        replace(&self.workdir.join(BEST), directory_name(step, "").as_bytes())?;
+        match self.latest()?.and_then(|path| step_of(&path)) {
+            Some(latest) => self.prune(latest),
+            None => Ok(()),
+        }
+    }
+
+    /// The checkpoint that `BEST` names, unread.
+    ///
+    /// # Errors
+    /// When `BEST` exists but cannot be read or names no checkpoint.
+    pub fn best(&self) -> Result<Option<PathBuf>, Error> {
+        if self.workdir.join(BEST).exists() { named_in(&self.workdir, BEST).map(Some) } else { Ok(None) }
     }
 
     fn write_aside(
@@ -269,7 +295,15 @@ impl Store {
 
     /// Removes the checkpoints other than `current` that are not to be kept.
     fn prune(&self, current: u64) -> Result<(), Error> {
-        for step in self.steps()?.into_iter().filter(|&step| step != current) {
+        let best = match self.best() {
+            Ok(best) => best.and_then(|path| step_of(&path)),
+            Err(error) => {
+                tracing::warn!("keeping all checkpoints: {error}");
+                return Ok(());
+            }
+        };
+        let is_spared = |step: u64| step == current || Some(step) == best;
+        for step in self.steps()?.into_iter().filter(|&step| !is_spared(step)) {
             match Manifest::read(&self.directory(step, "")) {
                 Ok(manifest) if manifest.keep => {}
                 Ok(_) => {
@@ -294,9 +328,10 @@ impl Store {
                 _ => {}
             }
         }
-        // `LAST` itself is written aside too.
+        // `LAST` and `BEST` themselves are written aside too.
         for name in self.names()? {
-            if name.starts_with(&format!(".{LAST}.")) && name.ends_with(".tmp") {
+            let is_pointer = [LAST, BEST].iter().any(|pointer| name.starts_with(&format!(".{pointer}.")));
+            if is_pointer && name.ends_with(".tmp") {
                 let path = self.workdir.join(name);
                 fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             }
@@ -322,9 +357,9 @@ impl Store {
     }
 }
 
-/// The checkpoint that `LAST` names.
-pub(crate) fn last_of(workdir: &Path) -> Result<PathBuf, Error> {
-    let path = workdir.join(LAST);
+/// The checkpoint that a pointer, a file of the workdir, names.
+pub(crate) fn named_in(workdir: &Path, pointer: &str) -> Result<PathBuf, Error> {
+    let path = workdir.join(pointer);
     let name = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     match parse_name(name.trim()) {
         Some((_, "")) => Ok(workdir.join(name.trim())),
@@ -353,8 +388,15 @@ fn parse_name(name: &str) -> Option<(u64, &'static str)> {
 
 /// Whether a path is called as checkpoints are.
 pub(crate) fn is_called_checkpoint(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str());
-    name.and_then(parse_name).is_some_and(|(_, suffix)| suffix.is_empty())
+    step_of(path).is_some()
+}
+
+/// The step of a checkpoint, by its name.
+fn step_of(path: &Path) -> Option<u64> {
+    match path.file_name().and_then(|name| name.to_str()).and_then(parse_name) {
+        Some((step, "")) => Some(step),
+        _ => None,
+    }
 }
 
 fn remove_directory(path: &Path) -> Result<(), Error> {

@@ -84,6 +84,31 @@ fn only_the_last_and_the_kept_ones_stay() {
 }
 
 #[test]
+fn the_best_one_stays_until_there_is_a_better_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert!(store.best().unwrap().is_none());
+    assert!(store.set_best(1).unwrap_err().to_string().contains("checkpoint-000000001"));
+    for step in 1..=6 {
+        save(&store, step, step == 3);
+        if [2, 3, 5].contains(&step) {
+            store.set_best(step).unwrap();
+        }
+    }
+    let expected = ["BEST", "LAST", "checkpoint-000000003", "checkpoint-000000005", "checkpoint-000000006"];
+    assert_eq!(names(dir.path()), expected);
+    assert_eq!(open(dir.path().join("BEST")).unwrap().read("w").unwrap().to_f64(), [5.0; 6]);
+    // It may also be the last one, and saved once more.
+    store.set_best(6).unwrap();
+    save(&store, 6, false);
+    assert_eq!(names(dir.path()), ["BEST", "LAST", "checkpoint-000000003", "checkpoint-000000006"]);
+    // With a pointer that says nothing, nothing is removed.
+    fs::write(dir.path().join("BEST"), "?").unwrap();
+    save(&store, 7, false);
+    assert_eq!(store.steps().unwrap(), [3, 6, 7]);
+}
+
+#[test]
 fn a_crash_at_any_moment_leaves_a_loadable_checkpoint() {
     // How far the save of step 200 gets, and which checkpoint is found at the next start.
     for (reached, expected) in [(0, 100), (1, 100), (2, 100), (3, 200)] {
