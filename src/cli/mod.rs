@@ -7,8 +7,10 @@ pub mod data_preview;
 pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
+pub mod eval;
 pub mod inspect;
 pub mod predict;
+pub mod report;
 pub mod train;
 pub mod verify;
 
@@ -41,6 +43,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Train(train::Args),
+    Eval(eval::Args),
+    Report(report::Args),
     Predict(predict::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
@@ -77,6 +81,10 @@ pub enum Error {
     Train(#[from] crate::train::Error),
     #[error(transparent)]
     Predict(#[from] predict::Error),
+    #[error(transparent)]
+    Eval(#[from] eval::Error),
+    #[error(transparent)]
+    Report(#[from] report::Error),
     #[error(transparent)]
     Config(#[from] crate::config::Error),
     #[error(transparent)]
@@ -115,6 +123,8 @@ impl Error {
         use crate::verify::Error as Verify;
         match self {
             Error::Predict(error) => error.is_usage(),
+            Error::Eval(error) => error.is_usage(),
+            Error::Report(error) => error.is_usage(),
             Error::Format(error) => error.is_usage(),
             Error::Preview(error) => error.is_usage(),
             Error::Ops(data_ops::Error::Unknown { .. }) => true,
@@ -164,6 +174,8 @@ pub fn main() -> ExitCode {
 fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome, Error> {
     match verb {
         Verb::Train(args) => return train::run(args, console, process_start),
+        Verb::Eval(args) => eval::run(args, console)?,
+        Verb::Report(args) => report::run(args, console)?,
         Verb::Predict(args) => predict::run(args, console)?,
         Verb::Data(Data::Preview(args)) => data_preview::run(args)?,
         Verb::Data(Data::Format(args)) => data_format::run(args, console)?,
