@@ -18,7 +18,7 @@ use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::Reader;
 use crate::checkpoint::safetensors::Safetensors;
 use crate::data::{Batch, Field, Fields, MASK};
-use crate::detection::{Detection, LocOptions, format_detections};
+use crate::detection::{Detection, format_detections};
 use crate::runtime::Buffer;
 use crate::tokenizer::{self, Tokenizer};
 use crate::vqvae::Decoder;
@@ -198,15 +198,27 @@ fn recorded_segmentations_give_the_same_metrics() {
     };
     let rows: Vec<Fields> = examples.iter().map(row).collect();
     let judge = || Box::new(SegmentationJudge::new(&[0.5, 0.75], decoder.clone(), first));
-    // Two pixels of a mask may differ, which is less than this in every recorded mask.
-    for (example, fields) in examples.iter().zip(&rows) {
-        let outcome = run(judge(), std::slice::from_ref(fields), vec![answer(example)]).unwrap();
-        assert_metrics(&outcome, &example["metrics"], 0.02, "one");
+    let evaluate = |said: Vec<Answer>, num_pictures: usize| {
+        let batches = batches(&rows[..said.len()]);
+        let (eval, answerer) = ("val".to_owned(), Box::new(Says(said)));
+        let mut evaluator = Answered { eval, answerer, judge: judge(), num_pictures };
+        evaluator.run(&mut batches.into_iter().map(Ok), &[]).unwrap()
+    };
+    let outcome = evaluate(examples.iter().map(answer).collect(), 1);
+    assert_metrics(&outcome, &recorded["evaluator"]["metrics_all"], 1e-3, "all");
+    for ((example, fields), prediction) in examples.iter().zip(&rows).zip(&outcome.predictions) {
+        let Field::Array(mask) = &fields["objects/mask"] else { panic!("a mask") };
+        let area = mask.to_f64().iter().filter(|pixel| **pixel > 0.0).count() as f64;
+        // Rounding may decide about two pixels, which are then missing in one mask and too much in the other.
+        let difference = prediction.score.unwrap() - example["metrics"]["miou"].as_f64().unwrap();
+        assert!(difference.abs() <= 4.0 / area, "row {} differs by {difference}", prediction.row);
     }
-    let outcome = run(judge(), &rows, examples.iter().map(answer).collect()).unwrap();
-    assert_metrics(&outcome, &recorded["evaluator"]["metrics"], 0.005, "all");
     let shown = &outcome.predictions[outcome.hardest[0]];
     assert!(shown.masks.is_some() && shown.picture.is_some());
+
+    let cut = |example: &Json| Answer { tokens: answer(example).tokens[..12].to_vec(), ..Answer::default() };
+    let outcome = evaluate(examples[..4].iter().map(cut).collect(), 0);
+    assert_metrics(&outcome, &recorded["evaluator"]["metrics_first4_12_tokens"], 0.0, "cut answers");
 }
 
 /// A tokenizer with location tokens.
@@ -254,14 +266,17 @@ fn boxes_that_the_model_is_sure_of_come_first() {
         [object([100, 100, 400, 400], "red circle"), object([600, 600, 900, 900], "red circle")];
     let said = |first: f32, second: f32| [(elsewhere.clone(), first), (circle.clone(), second)];
     let truth = std::slice::from_ref(&circle);
-    let ap = |args, said: &[(Detection, f32)]| value(&detected(args, truth, said), "mAP").unwrap();
+    // Precisions are sums of a hundred and one parts.
+    let ap = |args, said: &[(Detection, f32)]| {
+        (value(&detected(args, truth, said), "mAP").unwrap() * 1e9).round() / 1e9
+    };
     // The wrong box is written first: with its class less likely, it does no harm.
     assert_eq!(ap(detect_args(detection::Score::Class, None), &said(-2.0, -0.1)), 1.0);
     assert_eq!(ap(detect_args(detection::Score::Class, None), &said(-0.1, -2.0)), 0.5);
     assert_eq!(ap(detect_args(detection::Score::None, None), &said(-2.0, -0.1)), 0.5);
 
     let outcome = detected(detect_args(detection::Score::Class, None), truth, &said(-2.0, -0.1));
-    assert_eq!(value(&outcome, "AP/red circle"), Some(1.0));
+    assert!(value(&outcome, "AP/red circle").unwrap() > 1.0 - 1e-9);
     assert_eq!(value(&outcome, "boxes"), Some(2.0));
     assert_eq!(value(&outcome, "invalid"), Some(0.0));
     // One of two is right, one is too much.
@@ -297,10 +312,9 @@ fn boxes_of_sets_are_taken_before_those_of_texts() {
     let answer = Answer { tokens: tokenizer.encode(&text), logp: vec![-0.5; 64], text };
     let judge = DetectionJudge::new(detect_args(detection::Score::Class, None), tokenizer);
     let outcome = run(Box::new(judge), &[fields, empty], vec![answer, Answer::default()]).unwrap();
-    assert_eq!(value(&outcome, "mAP"), Some(1.0));
+    assert!(value(&outcome, "mAP").unwrap() > 1.0 - 1e-9);
     assert_eq!(value(&outcome, "num"), Some(2.0));
     assert_eq!(outcome.predictions[1].score, Some(1.0), "nothing is there, and nothing is said to be");
-    assert!(LocOptions::default().clamp);
 }
 
 #[test]
