@@ -182,6 +182,80 @@ fn data_passes() {
     assert_eq!(cases_without_a_device("data", &[]), counts(&expected));
 }
 
+#[test]
+fn metrics_pass() {
+    let expected = [
+        ("chartqa relaxed match", 454),
+        ("chartqa numbers", 49),
+        ("science_qa letters", 14),
+        ("tallyqa number words", 30),
+        ("vqa anls", 2 * 256),
+        ("vqav2 texts", 600),
+        ("evaluators metrics", 25),
+        ("evaluators files", 23),
+        ("evaluators errors", 5),
+        ("captions cider", 107),
+        ("captions rouge", 107),
+        ("captions bleu-1", 107),
+        ("captions bleu-2", 107),
+        ("captions bleu-3", 107),
+        ("captions bleu-4", 107),
+        ("captions words", 189),
+        ("captions evaluator", 6),
+        ("detection stats", 48),
+        ("detection per category", 27),
+        ("box_iou coco", 60),
+        ("box_iou reward", 60),
+    ];
+    assert_eq!(cases_without_a_device("metrics", &[Check::Metrics]), counts(&expected));
+}
+
+#[test]
+fn schedules_pass() {
+    let expected = [
+        ("schedules", 4194),
+        ("schedules with a square root", 75),
+        ("schedules refused", 26),
+        ("durations", 227),
+        ("itstime", 362),
+    ];
+    assert_eq!(cases_without_a_device("schedule", &[]), counts(&expected));
+}
+
+#[test]
+fn perplexities_pass() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics");
+    let report = replay(&dir, &[Check::Perplexity]).unwrap();
+    assert!(report.passed(), "{}", report.to_text(false));
+    assert_eq!(rows(&report).len(), 84);
+}
+
+#[test]
+fn other_metrics_than_recorded_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics");
+    fs::copy(data.join("evaluators.json"), dir.path().join("evaluators.json")).unwrap();
+    edit_json(dir.path(), "evaluators.json", |json| {
+        json["cases"][5]["metrics"]["acc"] = json!(0.5);
+        json["cases"][9]["json_out"][0]["answer"] = json!("2");
+        json["cases"][29].as_object_mut().unwrap().remove("error");
+        json["cases"][29]["metrics"] = json!({});
+    });
+    let report = replay(dir.path(), &[]).unwrap();
+    let expected = [
+        "evaluators metrics: vqa, case 5",
+        "evaluators metrics",
+        "evaluators files: chartqa, case 9",
+        "evaluators files",
+    ];
+    let names = failing(&report);
+    assert_eq!(names[..4], expected);
+    assert!(names[4].starts_with("evaluators errors: tallyqa, case 29"), "{}", names[4]);
+    fs::write(dir.path().join("evaluators.json"), "{\"cases\": [{\"evaluator\": \"vqa\"}]}").unwrap();
+    let error = message(replay(dir.path(), &[]).unwrap_err());
+    assert!(error.ends_with("evaluators.json: it lacks something that such a recording has"), "{error}");
+}
+
 /// Logits in chunks of positions, of which the last is not full.
 #[test]
 fn a_chunked_loss_passes_the_same_tolerances() {

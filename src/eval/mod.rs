@@ -68,7 +68,7 @@ pub enum Error {
     #[error("evaluation {eval} cannot score captions")]
     Captions { eval: String, source: metrics::captions::Error },
     #[error("evaluation {eval} cannot decode masks")]
-    Masks { eval: String, source: vqvae::Error },
+    Masks { eval: String, source: Box<vqvae::Error> },
     #[error("cannot write {}", path.display())]
     Write { path: std::path::PathBuf, source: std::io::Error },
 }

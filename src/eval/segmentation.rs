@@ -63,7 +63,7 @@ impl SegmentationJudge {
     }
 
     fn mask(&self, example: &Example<'_>, height: usize, width: usize) -> Result<Option<Vec<bool>>, Error> {
-        let failed = |source| Error::Masks { eval: example.eval.to_owned(), source };
+        let failed = |source| Error::Masks { eval: example.eval.to_owned(), source: Box::new(source) };
         let prediction = self.prediction(example);
         let mask = prediction.map(|prediction| prediction.mask(&self.decoder, height, width));
         Ok(mask.transpose().map_err(failed)?.flatten())

@@ -78,6 +78,8 @@ pub fn mask_iou(a: &[bool], b: &[bool]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -93,6 +95,41 @@ mod tests {
         let names = ["miou", "boxacc/0.5", "boxacc/0.75", "invalid", "total"].map(str::to_owned);
         let expected: Metrics = names.into_iter().zip([1.5 / 4.0, 0.75, 0.25, 2.0, 4.0]).collect();
         assert_eq!(all.metrics(), expected);
+    }
+
+    /// The boxes of big_vision's evaluator (tests/data/masks/README.md), with masks that are right.
+    #[test]
+    fn boxes_count_as_recorded() {
+        let file: Value =
+            serde_json::from_str(include_str!("../../tests/data/masks/segmentation.json")).unwrap();
+        let edges = |json: &Value| -> Edges { std::array::from_fn(|edge| json[edge].as_f64().unwrap()) };
+        for case in file["area"].as_array().unwrap() {
+            let expected = case["area"].as_f64().unwrap();
+            assert!((area(edges(&case["y1x1y2x2"])) - expected).abs() < 1e-12, "{case}");
+        }
+        let loc0 = file["loc0"].as_f64().unwrap();
+        let mut all = Segmentation::new(&Segmentation::BOX_IOUS);
+        let same = |got: &Segmentation, expected: &Value| {
+            for (name, value) in got.metrics().into_iter().filter(|(name, _)| name != "miou") {
+                assert!(
+                    (value - expected[&name].as_f64().unwrap()).abs() < 1e-12,
+                    "{name}: {value}, {expected}"
+                );
+            }
+        };
+        let examples = file["evaluator"]["examples"].as_array().unwrap();
+        for example in examples {
+            let is_valid = example["metrics"]["invalid"] == 0;
+            let bbox = is_valid.then(|| edges(&example["tokens"]).map(|id| (id - loc0) / 1023.0));
+            let mask = is_valid.then_some([true].as_slice());
+            let mut alone = Segmentation::new(&Segmentation::BOX_IOUS);
+            for segmentation in [&mut alone, &mut all] {
+                segmentation.add(bbox, mask, edges(&example["bbox"]), &[true]);
+            }
+            same(&alone, &example["metrics"]);
+        }
+        assert_eq!(examples.len(), 24);
+        same(&all, &file["evaluator"]["metrics_all"]);
     }
 
     #[test]

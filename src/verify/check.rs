@@ -3,7 +3,10 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::program::Session;
-use super::{Error, Row, checkpoint, data, decode, forward, image, loss, text, train, vit};
+use super::{
+    Error, Row, checkpoint, data, decode, forward, image, loss, metrics, perplexity, schedule, text, train,
+    vit,
+};
 use crate::runtime::Client;
 
 /// One thing that a recording holds and that can be replayed.
@@ -37,6 +40,12 @@ pub enum Check {
     Configs,
     /// Rows of data sets in the formats that people have.
     Data,
+    /// Scores of captions, answers, boxes and masks.
+    Metrics,
+    /// Losses of tokens under given logits.
+    Perplexity,
+    /// Learning rates, durations, and when things happen.
+    Schedule,
 }
 
 /// Compares everything that one check of a recording holds.
@@ -50,7 +59,7 @@ pub(super) enum Replay {
 }
 
 impl Check {
-    pub const ALL: [Check; 14] = [
+    pub const ALL: [Check; 17] = [
         Check::Forward,
         Check::Loss,
         Check::Grads,
@@ -65,6 +74,9 @@ impl Check {
         Check::Text,
         Check::Configs,
         Check::Data,
+        Check::Metrics,
+        Check::Perplexity,
+        Check::Schedule,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -83,6 +95,9 @@ impl Check {
             Check::Text => "text",
             Check::Configs => "configs",
             Check::Data => "data",
+            Check::Metrics => "metrics",
+            Check::Perplexity => "perplexity",
+            Check::Schedule => "schedule",
         }
     }
 
@@ -102,6 +117,9 @@ impl Check {
             Check::Text => &text::FILES,
             Check::Configs => &[text::CONFIGS_FILE],
             Check::Data => &data::FILES,
+            Check::Metrics => &metrics::FILES,
+            Check::Perplexity => &[perplexity::FILE],
+            Check::Schedule => &schedule::FILES,
         }
     }
 
@@ -119,6 +137,9 @@ impl Check {
             Check::Text => return Some(Replay::Folder(text::text)),
             Check::Configs => return Some(Replay::Folder(text::configs)),
             Check::Data => return Some(Replay::Folder(data::data)),
+            Check::Metrics => return Some(Replay::Folder(metrics::metrics)),
+            Check::Schedule => return Some(Replay::Folder(schedule::schedule)),
+            Check::Perplexity => return Some(Replay::Device(perplexity::perplexity)),
             Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
             Check::Vit => return Some(Replay::Device(vit::vit)),
             Check::Beam => return None,

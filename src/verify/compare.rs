@@ -50,6 +50,18 @@ impl Row {
         Row { name: name.into(), shape: Shape::scalar(crate::array::DType::F32), max_abs, error, tolerance }
     }
 
+    /// Numbers of one kind, of which the one counts that differs most.
+    pub(super) fn numbers(
+        name: impl Into<String>,
+        got: &[f64],
+        recorded: &[f64],
+        tolerance: Tolerance,
+    ) -> Self {
+        let (max_abs, error) = deviation(tolerance.measure, got, recorded, None);
+        let shape = Shape::new(crate::array::DType::F64, [got.len()]);
+        Row { name: name.into(), shape, max_abs, error, tolerance }
+    }
+
     /// Cases without numbers, such as texts, of which so many differ.
     pub(super) fn count(name: impl Into<String>, total: usize, differing: usize) -> Self {
         let error = differing as f64;

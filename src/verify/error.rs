@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::Check;
 use crate::array::Shape;
-use crate::{array, checkpoint, config, exec, graph, params, pp, runtime, setup, train};
+use crate::{array, checkpoint, config, exec, graph, params, pp, runtime, setup, train, vqvae};
 
 /// Why a recording cannot be replayed. Numbers that differ are not among the reasons.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +15,7 @@ pub enum Error {
 
     #[error(
         "{} is not a recording: neither it nor a folder in it has a file such as forward.safetensors, \
-         loss.json, sgd.json, pp_image.json, pp_text.json or expected_jsonl.json", .path.display()
+         loss.json, sgd.json, pp_image.json, pp_text.json, expected_jsonl.json, evaluators.json or steps.json", .path.display()
     )]
     NotARecording { path: PathBuf },
 
@@ -61,6 +61,8 @@ pub enum Error {
     Pp(#[from] pp::Error),
     #[error(transparent)]
     Exec(#[from] exec::Error),
+    #[error(transparent)]
+    Masks(#[from] vqvae::Error),
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
 }

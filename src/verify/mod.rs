@@ -2,11 +2,11 @@
 //! them: the proof of exactness that anybody can run.
 //!
 //! A recording is a folder of a small model's parameters, batches, and what big_vision made of them:
-//! activations, losses, gradients, training runs, decoded tokens; or of images and what its preprocessing made of
-//! them. Each [`Check`] replays one of these, on a device where a model is needed, and yields a [`Row`] for every
-//! number and tensor; [`Tolerance`] says how far apart they may be, and why. This module only uses what training
-//! itself uses (`model`, `train`, `decode`, `pp`), so a deviation is a bug there. It refuses to pass what it cannot
-//! replay.
+//! activations, losses, gradients, training runs, decoded tokens; of images and texts and what its preprocessing made
+//! of them; or of predictions and what its evaluators made of these. Each [`Check`] replays one of these, on a device
+//! where a model is needed, and yields a [`Row`] for every number and tensor; [`Tolerance`] says how far apart they may
+//! be, and why. This module only uses what training itself uses (`model`, `train`, `decode`, `pp`, `metrics`), so a
+//! deviation is a bug there. It refuses to pass what it cannot replay.
 
 mod check;
 mod checkpoint;
@@ -17,9 +17,12 @@ mod error;
 mod forward;
 mod image;
 mod loss;
+mod metrics;
+mod perplexity;
 mod program;
 mod recording;
 mod report;
+mod schedule;
 mod sides;
 mod tally;
 mod text;

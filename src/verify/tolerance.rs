@@ -115,6 +115,22 @@ pub const MEAN_LENGTH: Tolerance = tolerance(Measure::OfValue, 1e-6);
 pub const IMAGE_LEVELS: Tolerance = tolerance(Measure::Levels, 1e-3);
 /// Float images, of values in [-1, 1] or [0, 255]. Measured: 0.
 pub const FLOAT_IMAGE: Tolerance = tolerance(Measure::Absolute, 1e-4);
+/// Counts and accuracies in f64, which are sums of a few numbers.
+pub const ACCURACY: Tolerance = tolerance(Measure::Absolute, 1e-12);
+/// CIDEr, BLEU and ROUGE, which are sums over many words in f64. Measured: 9e-16.
+pub const CAPTION_SCORE: Tolerance = tolerance(Measure::Absolute, 1e-9);
+/// COCO's average precision and recall in f64. Measured: 1.1e-14.
+pub const AVERAGE_PRECISION: Tolerance = tolerance(Measure::Absolute, 1e-9);
+/// Intersections over unions that were recorded in f32. Measured: 2.4e-7.
+pub const FLOAT_BOX_IOU: Tolerance = tolerance(Measure::Absolute, 1e-6);
+/// What the mask VQ-VAE makes of codes. Measured: 1.4e-5.
+pub const DECODED_MASK: Tolerance = tolerance(Measure::Absolute, 1e-4);
+/// Pixels of a mask, cut off at 0 after a resize: those next to 0 may be on either side. Measured: 0.
+pub const MASK_PIXELS: Tolerance = Tolerance::bound(2.0);
+/// Rates of schedules near zero, in parts of the schedule's base: a few steps of f32 in the progress of a decay.
+pub const SCHEDULE_NOISE: Tolerance = Tolerance::bound(2e-7);
+/// The same where its square root is taken.
+pub const SCHEDULE_SQUARE_ROOT: Tolerance = Tolerance::bound(2.5e-4);
 /// Adam and Adafactor divide the noise that is the gradient of the vision tower's key bias by its own size: where that
 /// is trained, it ends anywhere within a few learning rates of its start, and nothing depends on it. Measured: 0.3 and
 /// 2.4.

@@ -4,9 +4,13 @@
 //! This follows what that program does to texts and not its grammar, which is large. Equal are words with hyphens,
 //! slashes and apostrophes, contractions ("do n't", "can not", "gon na"), numbers, fractions, dates and prices, acronyms,
 //! common abbreviations with their full stop, quotes, brackets ("-lrb-"), dashes, web and mail addresses, common
-//! emoticons, tags, and texts in other scripts. Known to differ are rare abbreviations (their full stop vanishes),
-//! emoticons of other shapes, telephone numbers in several parts, symbols of little use in captions (some are dropped
-//! there and kept here, or the other way round), and letters of scripts that Unicode got after 2012.
+//! emoticons, tags, and texts in other scripts: of English prose, all but one word in ten thousand.
+//!
+//! Known to differ are rare abbreviations (their full stop vanishes), emoticons of other shapes, telephone numbers in
+//! several parts, version numbers such as `2.0.x`, symbols of little use in captions (some are dropped there and kept
+//! here, or the other way round), and letters of scripts that Unicode got after 2012. Here a caption is cut by itself;
+//! there it is one line of a text, so that the next caption may decide whether a single letter at the end of one keeps
+//! its full stop, and a line break inside of a caption that is not `\n` shifts all captions behind it.
 
 mod lexicon;
 mod scan;
