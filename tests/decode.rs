@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::checkpoint;
-use paligemma::decode::{DecodeConfig, Decoder, PromptBatch, PromptValues, Sampler, decode};
+use paligemma::decode::{DecodeConfig, Decoder, PromptBatch, PromptValues, decode};
 use paligemma::exec::run_once;
 use paligemma::graph::{Builder, RematPolicy};
 use paligemma::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, SiglipConfig, Taps};
@@ -97,11 +97,8 @@ impl Case {
     }
 
     fn config(&self) -> DecodeConfig {
-        DecodeConfig {
-            max_decode_len: number(&self.decode["max_decode_len"]),
-            eos_token: number(&self.decode["eos_token"]) as i32,
-            sampler: Sampler::Greedy,
-        }
+        let eos_token = number(&self.decode["eos_token"]) as i32;
+        DecodeConfig::greedy(number(&self.decode["max_decode_len"]), eos_token)
     }
 
     /// Tokens and log-probabilities of an entry of `decode.json`.
@@ -190,7 +187,7 @@ fn logits(client: &Client, case: &Case, model: &PaliGemmaConfig) -> [HostArray; 
         mask: parameter("_mask", &prompts.mask),
     };
     let mut taps = Taps::all();
-    let decoded = decode(model, &Params::new(&b, params), &values, &case.config(), &mut taps).unwrap();
+    let decoded = decode(model, &Params::new(&b, params), &values, None, &case.config(), &mut taps).unwrap();
     let taps: HashMap<_, _> = taps.into_values().into_iter().collect();
     let outputs = [&taps["prefill_logits"], &taps["step_logits"], &decoded.tokens, &decoded.logp];
     let function = b.finish(&outputs).unwrap();

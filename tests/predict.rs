@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use paligemma::array::HostArray;
 use paligemma::checkpoint::{Store, npz};
 use paligemma::config::Config;
-use paligemma::decode::Sampler;
+use paligemma::decode::{Method, TokenMask};
 use paligemma::predict::{LoadedModel, Options, Prediction, Predictor, Question, config_for};
 use paligemma::runtime::{Client, ClientOptions, Plugin, PluginKind, PluginRequest};
 use paligemma::tokenizer::build;
@@ -55,7 +55,8 @@ fn predictor(folder: &Path, batch_size: usize) -> Predictor {
     let model = LoadedModel::open(&checkpoint(), &loaded).unwrap();
     let plugin = Plugin::discover(&PluginRequest::kind(PluginKind::Cpu)).unwrap();
     let client = Client::new(&plugin, &ClientOptions::cpu_devices(1)).unwrap();
-    let options = Options { max_decode_len: 9, sampler: Sampler::Greedy, batch_size };
+    let (method, mask_logits) = (Method::GREEDY, TokenMask::default());
+    let options = Options { max_decode_len: 9, method, mask_logits, seed: 0, batch_size };
     Predictor::new(model, &options, &client.devices()[0]).unwrap()
 }
 
@@ -132,7 +133,7 @@ fn mistakes_are_told_with_what_to_do() {
     fs::write(folder.join("cut.png"), b"\x89PNG\r\n").unwrap();
     fails(command(folder).args(ask).arg("cut.png"), 1, "cut.png cannot be preprocessed");
     let sampler = ["red.png", "--sampler", "best"];
-    fails(command(folder).args(ask).args(sampler), 2, "unknown sampler \"best\", known are: greedy");
+    fails(command(folder).args(ask).args(sampler), 2, "unknown sampler \"best\", known are: greedy, temp");
     let wider = ["red.png", "--set", "model.llm.mlp_dim=65"];
     fails(command(folder).args(ask).args(wider), 2, "llm/layers/mlp/gating_einsum");
     let mut no_config = Command::cargo_bin("paligemma").unwrap();

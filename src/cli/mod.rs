@@ -82,7 +82,7 @@ pub enum Error {
     #[error(transparent)]
     Predict(#[from] predict::Error),
     #[error(transparent)]
-    Eval(#[from] eval::Error),
+    Eval(#[from] Box<eval::Error>),
     #[error(transparent)]
     Report(#[from] report::Error),
     #[error(transparent)]
@@ -174,7 +174,7 @@ pub fn main() -> ExitCode {
 fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome, Error> {
     match verb {
         Verb::Train(args) => return train::run(args, console, process_start),
-        Verb::Eval(args) => eval::run(args, console)?,
+        Verb::Eval(args) => eval::run(args, console).map_err(Box::new)?,
         Verb::Report(args) => report::run(args, console)?,
         Verb::Predict(args) => predict::run(args, console)?,
         Verb::Data(Data::Preview(args)) => data_preview::run(args)?,

@@ -8,10 +8,12 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::config::{self, Config, Loaded};
-use crate::decode::{Sampler, UnknownSampler};
+use crate::decode::{self, Method, Sampler, SamplerError, TokenMask};
 use crate::detection::LocOptions;
 use crate::pp;
-use crate::predict::{self, LoadedModel, Options, Prediction, Predictor, Question, config_for, find_config};
+use crate::predict::{
+    self, LoadedModel, Options, Prediction, Predictor, Question, config_for, find_config, token_mask,
+};
 use crate::report::console::Console;
 use crate::report::draw::{boxes_of, draw_prediction};
 use crate::runtime::{self, PluginRequest, Wanted};
@@ -42,9 +44,28 @@ pub struct Args {
     /// Tokens of an answer at most; without it, the config's predict.max_decode_len
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_decode_len: Option<u32>,
-    /// How tokens are chosen: greedy; without it, the config's predict.sampler
+    /// How tokens are chosen: greedy, temperature(t), nucleus(p, t=1) or top_k(k, t=1); without it, the config's
+    /// predict.sampler
     #[arg(long, value_name = "SAMPLER")]
     sampler: Option<Sampler>,
+    /// Random numbers of samplers that draw: the same seed gives the same answers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Draw so many answers to each image and give the likeliest; without it, the config's predict.best_of_n
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    num_samples: Option<u32>,
+    /// Search with so many beams, 1 for none; without it, the config's predict.beam_size
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["sampler", "num_samples"])]
+    beam_size: Option<u32>,
+    /// Tokens that must not come: a token's text, #ID, or <loc> or <seg> for all of those
+    #[arg(long, value_name = "TOKEN", num_args = 1..)]
+    ban: Vec<String>,
+    /// Answer with these tokens only; a text of several tokens allows all of them
+    #[arg(long, value_name = "TOKEN", num_args = 1..)]
+    allow: Vec<String>,
+    /// Print the answer as it comes
+    #[arg(long, conflicts_with = "json")]
+    stream: bool,
     /// Images that are answered at once, at most
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
@@ -93,7 +114,8 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         let is_config = |error: &setup::Error| matches!(error, setup::Error::Config(_));
         match self {
-            Error::Predict(predict::Error::NoConfig { .. }) => true,
+            Error::Predict(predict::Error::NoConfig { .. } | predict::Error::TokenName { .. }) => true,
+            Error::Predict(predict::Error::Decode(decode::Error::Config(_))) => true,
             Error::Predict(predict::Error::Checkpoint(error)) => error.is_usage(),
             Error::Predict(predict::Error::Setup(error)) => is_config(error),
             _ => false,
@@ -116,13 +138,15 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
             Config::parse(&text, &args.checkpoint.join("config.yaml"), &[], &sets)?
         }
     };
-    let options = options(args, &loaded)?;
+    let mut options = options(args, &loaded)?;
     let questions = args.images.iter().map(|path| question(path, &args.prompt));
     let questions = questions.collect::<Result<Vec<_>, _>>()?;
 
     let phase = console.phase("loading the model");
     let model = LoadedModel::open(&args.checkpoint, &loaded)?;
     phase.done("");
+    let vocab_size = model.config.llm.vocab_size;
+    options.mask_logits = token_mask(&model.tokenizer, vocab_size, &args.ban, &args.allow)?;
     // A mesh that the model was trained on is of no use here: one device answers.
     loaded.config.device.cpu_device_count = 1;
     let client = match (&args.plugin, args.kind) {
@@ -135,11 +159,16 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
     let device = client.devices().first().cloned();
     let device = device.ok_or_else(|| loaded.error_at("device", "the plugin found no device"))?;
     let mut predictor = Predictor::new(model, &options, &device)?;
-    let phase = console.phase("predicting");
-    let predictions = predictor.predict(&questions)?;
-    phase.done(&format!("{} answers", predictions.len()));
-
-    print(args, &questions, &predictions)?;
+    let predictions = match args.stream {
+        true => stream(&mut predictor, &questions)?,
+        false => {
+            let phase = console.phase("predicting");
+            let predictions = predictor.predict(&questions)?;
+            phase.done(&format!("{} answers", predictions.len()));
+            print(args, &questions, &predictions)?;
+            predictions
+        }
+    };
     if let Some(out) = &args.draw {
         for (index, (question, prediction)) in questions.iter().zip(&predictions).enumerate() {
             let path = if questions.len() == 1 { out.clone() } else { numbered(out, index + 1) };
@@ -154,23 +183,70 @@ fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// What the command line says, else what the config does.
+/// What the command line says, else what the config does; a mask of tokens needs the tokenizer.
 fn options(args: &Args, loaded: &Loaded) -> Result<Options, Error> {
     let predict = &loaded.config.predict;
-    for (key, value) in [("beam_size", predict.beam_size), ("best_of_n", predict.best_of_n)] {
-        if value != 1 {
-            let message = format!("{key} is {value}, only 1 is supported yet");
-            return Err(loaded.error_at(&format!("predict.{key}"), message).into());
-        }
-    }
     let sampler = match args.sampler {
         Some(sampler) => sampler,
-        None => predict.sampler.parse().map_err(|error: UnknownSampler| {
+        None => predict.sampler.parse().map_err(|error: SamplerError| {
             Error::from(loaded.error_at("predict.sampler", error.to_string()))
         })?,
     };
-    let max_decode_len = args.max_decode_len.map_or(predict.max_decode_len, |len| len as usize);
-    Ok(Options { max_decode_len, sampler, batch_size: args.batch_size as usize })
+    // One way to answer that the command line asks for leaves out another that the config does.
+    let samples = args.sampler.is_some() || args.num_samples.is_some();
+    let best_of_n = args.num_samples.map_or(predict.best_of_n, |count| count as usize);
+    let beam_size = match args.beam_size {
+        Some(size) => size as usize,
+        None if samples => 1,
+        None => predict.beam_size,
+    };
+    if beam_size > 1 && args.beam_size.is_none() && (best_of_n > 1 || sampler != Sampler::Greedy) {
+        let message = format!(
+            "predict.beam_size is {beam_size}, but beam search does not draw: it needs sampler greedy, got {sampler}, \
+             and best_of_n 1, got {best_of_n}"
+        );
+        return Err(loaded.error_at("predict.beam_size", message).into());
+    }
+    let method = match beam_size {
+        1 => Method::Sample { sampler, best_of_n },
+        beam_size => Method::Beam { beam_size },
+    };
+    Ok(Options {
+        max_decode_len: args.max_decode_len.map_or(predict.max_decode_len, |len| len as usize),
+        method,
+        mask_logits: TokenMask::default(),
+        seed: args.seed,
+        batch_size: args.batch_size as usize,
+    })
+}
+
+/// Tokens between two looks at an answer that is shown as it comes.
+const STREAM_STEPS: usize = 4;
+
+/// Answers one question after the other on standard output, as the answers come.
+fn stream(predictor: &mut Predictor, questions: &[Question]) -> Result<Vec<Prediction>, Error> {
+    let mut out = io::stdout().lock();
+    // Where nobody reads on, nobody needs to be told.
+    let mut say = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Write(error)),
+        _ => Ok(()),
+    };
+    let mut predictions = Vec::with_capacity(questions.len());
+    for question in questions {
+        if questions.len() > 1 {
+            say(&format!("{}: ", question.name))?;
+        }
+        let mut said = Ok(());
+        let prediction = predictor.predict_in_parts(question, STREAM_STEPS, &mut |text| {
+            if said.is_ok() {
+                said = say(text);
+            }
+        })?;
+        said?;
+        say("\n")?;
+        predictions.push(prediction);
+    }
+    Ok(predictions)
 }
 
 fn question(path: &Path, prompt: &str) -> Result<Question, Error> {

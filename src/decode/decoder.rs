@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::{DecodeConfig, PromptValues, decode};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{ConfigError, DecodeConfig, PromptValues, decode};
 use crate::array::{self, DType, HostArray, Shape};
 use crate::exec;
-use crate::graph::{self, Builder, Function};
+use crate::graph::{self, Builder, Function, Value};
 use crate::hlo::EmitOptions;
 use crate::model::{PaliGemmaConfig, Taps};
 use crate::nn::Params;
@@ -22,6 +25,8 @@ pub enum Error {
     ParamShape { name: String, expected: Vec<usize>, got: Shape },
     #[error("decoding expects {expected} parameters, got {got}")]
     ParamCount { expected: usize, got: usize },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Params(#[from] params::Error),
     #[error(transparent)]
@@ -61,7 +66,7 @@ pub struct Continuations {
     pub logp: HostArray,
     /// Tokens emitted for each row, whether it had ended or not.
     pub num_steps: usize,
-    eos_token: i32,
+    pub(super) eos_token: i32,
 }
 
 impl Continuations {
@@ -88,26 +93,46 @@ impl Continuations {
 pub struct Decoder {
     model: PaliGemmaConfig,
     config: DecodeConfig,
-    device: Device,
+    pub(super) device: Device,
     param_dims: Vec<(String, Vec<usize>)>,
-    programs: HashMap<Signature, Executable>,
+    programs: HashMap<(Part, Signature), Executable>,
+    /// Batches so far, which get different random numbers.
+    num_batches: u64,
+}
+
+/// What a program does of decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    Whole,
+    /// The first token, and what goes on from there.
+    Start,
+    /// Some more tokens.
+    Continue,
 }
 
 /// What a program is compiled for; the size of images is the model's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Signature {
+pub(super) struct Signature {
     batch: usize,
-    prompt_len: usize,
+    pub prompt_len: usize,
     param_dtypes: Vec<DType>,
 }
 
 impl Decoder {
     /// # Errors
-    /// When the model's parameters have no consistent names.
+    /// When prompts cannot be continued so, or the model's parameters have no consistent names.
     pub fn new(model: PaliGemmaConfig, config: DecodeConfig, device: &Device) -> Result<Self, Error> {
+        config.check(model.llm.vocab_size)?;
         let specs = model.params()?;
         let param_dims = specs.iter().map(|spec| (spec.name.clone(), spec.shape.dims().to_vec())).collect();
-        Ok(Decoder { model, config, device: device.clone(), param_dims, programs: HashMap::new() })
+        Ok(Decoder {
+            model,
+            config,
+            device: device.clone(),
+            param_dims,
+            programs: HashMap::new(),
+            num_batches: 0,
+        })
     }
 
     pub fn model(&self) -> &PaliGemmaConfig {
@@ -118,6 +143,12 @@ impl Decoder {
         &self.config
     }
 
+    /// Begins again with the random numbers of a seed, whatever was drawn before.
+    pub fn reseed(&mut self, seed: u64) {
+        self.config.seed = seed;
+        self.num_batches = 0;
+    }
+
     /// Continues a batch of prompts and waits for the end. `params` are in the order of
     /// [`PaliGemmaConfig::params`], of any float types.
     ///
@@ -125,19 +156,10 @@ impl Decoder {
     /// Where a shape is not the model's; where the program does not compile or fails.
     pub fn decode(&mut self, params: &[&Buffer], prompts: &PromptBatch) -> Result<Continuations, Error> {
         let signature = self.signature(params, prompts)?;
-        let device = self.device.clone();
-        let PromptBatch { image, text, mask_input, mask_ar, mask } = prompts;
-        let upload = |array: &HostArray| device.client().upload(array, &device);
-        let inputs = [image, text, mask_input, mask_ar, mask]
-            .into_iter()
-            .map(upload)
-            .collect::<Result<Vec<_>, _>>()?;
+        let inputs = self.upload(prompts)?;
         let args = params.iter().copied().chain(&inputs).map(Arg::Keep).collect();
-        let results = self.program(signature)?.execute(args)?;
-        let downloads = results.iter().map(Buffer::start_download).collect::<Result<Vec<_>, _>>()?;
-        let mut arrays = downloads.into_iter().map(|download| download.wait());
-        let mut next = || arrays.next().expect("the program has three results");
-        let (tokens, logp, num_steps) = (next()?, next()?, next()?);
+        let results = self.program(Part::Whole, signature)?.execute(args)?;
+        let [tokens, logp, num_steps] = download([&results[0], &results[1], &results[2]])?;
         let num_steps = num_steps.values::<i32>()?[0] as usize;
         Ok(Continuations { tokens, logp, num_steps, eos_token: self.config.eos_token })
     }
@@ -145,22 +167,49 @@ impl Decoder {
     /// The program that [`decode`](Self::decode) runs for these arguments, compiled if it was not yet.
     pub fn executable(&mut self, params: &[&Buffer], prompts: &PromptBatch) -> Result<&Executable, Error> {
         let signature = self.signature(params, prompts)?;
-        self.program(signature)
+        self.program(Part::Whole, signature)
     }
 
-    fn program(&mut self, signature: Signature) -> Result<&Executable, Error> {
-        match self.programs.entry(signature) {
+    /// The arguments of a batch behind the parameters, with random numbers of its own.
+    pub(super) fn upload(&mut self, prompts: &PromptBatch) -> Result<Vec<Buffer>, Error> {
+        let PromptBatch { image, text, mask_input, mask_ar, mask } = prompts;
+        let mut arrays = vec![image, text, mask_input, mask_ar, mask];
+        let random_state;
+        if self.config.method.draws() {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+            rng.set_stream(self.num_batches);
+            random_state = HostArray::new([2], &[rng.next_u64(), 0])?;
+            arrays.push(&random_state);
+        }
+        self.num_batches += 1;
+        let upload = |array: &HostArray| self.device.client().upload(array, &self.device);
+        Ok(arrays.into_iter().map(upload).collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn program(&mut self, part: Part, signature: Signature) -> Result<&Executable, Error> {
+        match self.programs.entry((part, signature)) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let function = function(&self.model, &self.config, entry.key(), &self.param_dims)?;
-                let (emit, options) = (EmitOptions::default(), CompileOptions::default());
+                let (_, signature) = entry.key();
+                let program = Program {
+                    model: &self.model,
+                    config: &self.config,
+                    signature,
+                    param_dims: &self.param_dims,
+                };
+                let (function, emit) = match part {
+                    Part::Whole => (program.whole()?, EmitOptions::default()),
+                    Part::Start => (program.start()?, EmitOptions::default()),
+                    Part::Continue => program.continuation()?,
+                };
+                let options = CompileOptions::default();
                 let executable = exec::compile(self.device.client(), &function, &emit, &options)?;
                 Ok(entry.insert(executable))
             }
         }
     }
 
-    fn signature(&self, params: &[&Buffer], prompts: &PromptBatch) -> Result<Signature, Error> {
+    pub(super) fn signature(&self, params: &[&Buffer], prompts: &PromptBatch) -> Result<Signature, Error> {
         if params.len() != self.param_dims.len() {
             return Err(Error::ParamCount { expected: self.param_dims.len(), got: params.len() });
         }
@@ -196,6 +245,12 @@ impl Decoder {
     }
 }
 
+impl Signature {
+    pub fn num_params(&self) -> usize {
+        self.param_dtypes.len()
+    }
+}
+
 struct PromptShapes {
     image: Shape,
     /// Of `text`, `mask_input` and `mask_ar`.
@@ -214,30 +269,51 @@ impl PromptShapes {
     }
 }
 
-/// `(parameters…, image, text, mask_input, mask_ar, _mask) -> (tokens, logp, num_steps)`.
-fn function(
-    model: &PaliGemmaConfig,
-    config: &DecodeConfig,
-    signature: &Signature,
-    param_dims: &[(String, Vec<usize>)],
-) -> graph::Result<Function> {
-    let b = Builder::new("decode");
-    let params = param_dims
-        .iter()
-        .zip(&signature.param_dtypes)
-        .map(|((name, dims), &dtype)| {
+/// Copies of buffers on the host.
+pub(super) fn download<const N: usize>(buffers: [&Buffer; N]) -> Result<[HostArray; N], Error> {
+    let downloads = buffers.map(Buffer::start_download);
+    let arrays = downloads.into_iter().map(|download| download?.wait()).collect::<Result<Vec<_>, _>>()?;
+    Ok(arrays.try_into().expect("there is one array for each buffer"))
+}
+
+/// What programs are built from.
+pub(super) struct Program<'a> {
+    pub model: &'a PaliGemmaConfig,
+    pub config: &'a DecodeConfig,
+    pub signature: &'a Signature,
+    param_dims: &'a [(String, Vec<usize>)],
+}
+
+impl Program<'_> {
+    /// The model's parameters as the first arguments of a program.
+    pub fn params(&self, b: &Builder) -> graph::Result<Params> {
+        let declare = |((name, dims), &dtype): (&(String, Vec<usize>), &DType)| {
             Ok((name.clone(), b.parameter(name, Shape::new(dtype, dims.as_slice()))?))
-        })
-        .collect::<graph::Result<Vec<_>>>()?;
-    let params = Params::new(&b, params);
-    let shapes = PromptShapes::new(model, signature.batch, signature.prompt_len);
-    let prompts = PromptValues {
-        image: b.parameter("image", shapes.image)?,
-        text: b.parameter("text", shapes.text.clone())?,
-        mask_input: b.parameter("mask_input", shapes.text.clone())?,
-        mask_ar: b.parameter("mask_ar", shapes.text)?,
-        mask: b.parameter("_mask", shapes.mask)?,
-    };
-    let decoded = decode(model, &params, &prompts, config, &mut Taps::none())?;
-    b.finish(&[&decoded.tokens, &decoded.logp, &decoded.num_steps])
+        };
+        let params = self.param_dims.iter().zip(&self.signature.param_dtypes).map(declare);
+        Ok(Params::new(b, params.collect::<graph::Result<Vec<_>>>()?))
+    }
+
+    /// The arguments behind them: [`Decoder::upload`].
+    pub fn prompts(&self, b: &Builder) -> graph::Result<(PromptValues, Option<Value>)> {
+        let shapes = PromptShapes::new(self.model, self.signature.batch, self.signature.prompt_len);
+        let prompts = PromptValues {
+            image: b.parameter("image", shapes.image)?,
+            text: b.parameter("text", shapes.text.clone())?,
+            mask_input: b.parameter("mask_input", shapes.text.clone())?,
+            mask_ar: b.parameter("mask_ar", shapes.text)?,
+            mask: b.parameter("_mask", shapes.mask)?,
+        };
+        let random = || b.parameter("random_state", Shape::new(DType::U64, [2]));
+        Ok((prompts, self.config.method.draws().then(random).transpose()?))
+    }
+
+    /// `(parameters…, image, text, mask_input, mask_ar, _mask[, random_state]) -> (tokens, logp, num_steps)`.
+    fn whole(&self) -> graph::Result<Function> {
+        let b = Builder::new("decode");
+        let params = self.params(&b)?;
+        let (prompts, random) = self.prompts(&b)?;
+        let decoded = decode(self.model, &params, &prompts, random.as_ref(), self.config, &mut Taps::none())?;
+        b.finish(&[&decoded.tokens, &decoded.logp, &decoded.num_steps])
+    }
 }

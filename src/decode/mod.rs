@@ -8,20 +8,16 @@
 //! What is emitted, and the log-probability given with it, is that of `_decode_with_logp` in big_vision's
 //! `trainers/proj/paligemma/predict_fns.py`. This module refuses text: it knows token ids only.
 
+mod beam;
+mod config;
 mod decoder;
 mod program;
+mod sample;
 mod sampler;
+mod stream;
 
+pub use config::{ConfigError, DecodeConfig, Method, TokenMask};
 pub use decoder::{Continuations, Decoder, Error, PromptBatch};
 pub use program::{Decoded, PromptValues, decode};
-pub use sampler::{Sampler, UnknownSampler};
-
-/// How prompts are continued.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DecodeConfig {
-    /// The most tokens that are emitted for a row; at least 1.
-    pub max_decode_len: usize,
-    /// The token that ends a row. It counts as emitted.
-    pub eos_token: i32,
-    pub sampler: Sampler,
-}
+pub use sampler::{Sampler, SamplerError};
+pub use stream::Stream;

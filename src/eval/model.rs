@@ -8,22 +8,45 @@ use super::{Context, Error, array, text_of};
 use crate::array::{DType, HostArray, Shape};
 use crate::config_section;
 use crate::data::{Batch, MASK};
-use crate::decode::{DecodeConfig, Decoder, PromptBatch, Sampler, UnknownSampler};
+use crate::decode::{ConfigError, DecodeConfig, Decoder, Method, PromptBatch, Sampler, SamplerError};
+use crate::predict::token_mask;
 use crate::runtime::Buffer;
 use crate::tokenizer::Tokenizer;
 
 config_section! {
-    /// Arguments of `pred: decode`.
+    /// Arguments of `pred: decode` and `pred: decode_with_logp`.
     pub struct DecodeArgs {
         /// Tokens that are generated at most.
         pub max_decode_len: usize = 32;
         /// How tokens are chosen.
         pub sampler: String = "greedy".into();
+        /// How many answers are drawn, of which the likeliest is taken.
+        pub best_of_n: usize = 1;
+        /// Every how many tokens the reference looks for the end; here nobody waits for that.
+        pub eos_look_behind: usize = 0;
+        /// Tokens that are not to be said, by text (`<noise>`, `<eos>`), number (`#108`), or all of `<loc>` or `<seg>`.
+        pub ban: Vec<String> = vec![];
+        /// Tokens of which alone answers are made, and the end.
+        pub allow: Vec<String> = vec![];
+    }
+}
+
+config_section! {
+    /// Arguments of `pred: beam_decode`.
+    pub struct BeamArgs {
+        /// Tokens that are generated at most.
+        pub max_decode_len: usize = 32;
+        /// Beginnings of answers that are followed.
+        pub beam_size: usize;
+        /// As for `decode`.
+        pub ban: Vec<String> = vec![];
+        /// As for `decode`.
+        pub allow: Vec<String> = vec![];
     }
 }
 
 /// What `pred` can be, where a model answers.
-const PREDS: [&str; 2] = ["decode", "decode_with_logp"];
+const PREDS: [&str; 3] = ["decode", "decode_with_logp", "beam_decode"];
 
 pub(super) struct ModelAnswers {
     eval: String,
@@ -34,21 +57,32 @@ pub(super) struct ModelAnswers {
 impl ModelAnswers {
     pub fn new(context: &Context<'_>) -> Result<Self, Error> {
         let Context { name, spec, shared, tokenizer } = context;
-        if !PREDS.contains(&spec.pred.as_str()) {
-            let message = format!(
-                "an evaluator of answers expects pred: {}, got \"{}\"",
-                PREDS.join(" or "),
-                spec.pred
-            );
-            return Err(context.wrong("pred", message));
-        }
-        let DecodeArgs { max_decode_len, sampler } = spec.pred_kw.parse()?;
-        if max_decode_len == 0 {
-            return Err(context.wrong("pred_kw", "max_decode_len is 0, expected at least 1"));
-        }
-        let sampler: Sampler =
-            sampler.parse().map_err(|error: UnknownSampler| context.wrong("pred_kw", error.to_string()))?;
-        let config = DecodeConfig { max_decode_len, eos_token: tokenizer.eos(), sampler };
+        let (method, max_decode_len, ban, allow) = match spec.pred.as_str() {
+            "decode" | "decode_with_logp" => {
+                let args: DecodeArgs = spec.pred_kw.parse()?;
+                let sampler: Sampler = (args.sampler.parse())
+                    .map_err(|error: SamplerError| context.wrong("pred_kw", error.to_string()))?;
+                let method = Method::Sample { sampler, best_of_n: args.best_of_n };
+                (method, args.max_decode_len, args.ban, args.allow)
+            }
+            "beam_decode" => {
+                let BeamArgs { max_decode_len, beam_size, ban, allow } = spec.pred_kw.parse()?;
+                (Method::Beam { beam_size }, max_decode_len, ban, allow)
+            }
+            other => {
+                let known = PREDS.join(", ");
+                let message =
+                    format!("an evaluator of answers expects as pred one of {known}, got \"{other}\"");
+                return Err(context.wrong("pred", message));
+            }
+        };
+        let vocab_size = shared.model.llm.vocab_size;
+        let mask_logits = token_mask(tokenizer, vocab_size, &ban, &allow)
+            .map_err(|error| context.wrong("pred_kw", error.to_string()))?;
+        let seed = shared.loaded.config.seed;
+        let eos_token = tokenizer.eos();
+        let config = DecodeConfig { max_decode_len, eos_token, method, mask_logits, seed };
+        config.check(vocab_size).map_err(|error: ConfigError| context.wrong("pred_kw", error.to_string()))?;
         Ok(ModelAnswers {
             eval: (*name).to_owned(),
             tokenizer: tokenizer.clone(),

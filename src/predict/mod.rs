@@ -6,12 +6,13 @@
 
 mod input;
 mod model;
+mod tokens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::array::{self, HostArray};
-use crate::decode::{self, DecodeConfig, Decoder, Sampler};
+use crate::decode::{self, DecodeConfig, Decoder, Method, TokenMask};
 use crate::detection::{Detections, parse_detections};
 use crate::runtime::{self, Buffer, Device};
 use crate::tokenizer::{self, Tokenizer};
@@ -20,6 +21,7 @@ use crate::{checkpoint, params, pp, setup};
 use input::stack;
 pub use input::{MIN_PROMPT_STEP, Preprocessing};
 pub use model::{LoadedModel, config_for, find_config};
+pub use tokens::token_mask;
 
 /// A model that cannot be loaded, or a question that cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,11 @@ pub enum Error {
     Vocabulary { question: String, token: i32, vocab_size: usize },
     #[error("the answer to {question} has a probability that is not a number; the parameters are damaged")]
     NotFinite { question: String },
+    #[error(
+        "token \"{name}\" {problem}; tokens are named by their text, as #108 by their number, or all at once as <loc> or \
+         <seg>"
+    )]
+    TokenName { name: String, problem: String },
 }
 
 impl From<crate::config::Error> for Error {
@@ -96,7 +103,11 @@ impl Prediction {
 pub struct Options {
     /// The most tokens of an answer.
     pub max_decode_len: usize,
-    pub sampler: Sampler,
+    pub method: Method,
+    /// Tokens that an answer may be of.
+    pub mask_logits: TokenMask,
+    /// Of samplers that draw: it gives the same answers again.
+    pub seed: u64,
     /// Questions that are answered at once, at most.
     pub batch_size: usize,
 }
@@ -120,7 +131,9 @@ impl Predictor {
         let decode = DecodeConfig {
             max_decode_len: options.max_decode_len,
             eos_token: tokenizer.eos(),
-            sampler: options.sampler,
+            method: options.method,
+            mask_logits: options.mask_logits.clone(),
+            seed: options.seed,
         };
         let decoder = Decoder::new(config, decode, device)?;
         // The host's copies go as soon as the device has read them.
@@ -149,6 +162,41 @@ impl Predictor {
             }
         }
         Ok(predictions)
+    }
+
+    /// Answers one question, and gives away the text of the answer as it comes: after the first token, then after
+    /// each `num_steps` more. A character that is spelled by several tokens comes whole.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict), and for beam search and the best of several answers.
+    pub fn predict_in_parts(
+        &mut self,
+        question: &Question,
+        num_steps: usize,
+        give: &mut dyn FnMut(&str),
+    ) -> Result<Prediction, Error> {
+        let vocab_size = self.decoder.model().llm.vocab_size;
+        let rows = self.preprocessing.rows(std::slice::from_ref(question), &self.tokenizer, vocab_size)?;
+        let prompts = stack(std::slice::from_ref(question), &rows, 1, self.tokenizer.pad())?;
+        let params: Vec<&Buffer> = self.params.iter().collect();
+        let tokenizer = self.tokenizer.clone();
+        let mut text = tokenizer.stream();
+        let mut num_given = 0;
+        let mut parts = self.decoder.stream(&params, &prompts)?;
+        let (tokens, logp) = loop {
+            let (tokens, logp) = parts.so_far().row(0)?;
+            for &token in &tokens[num_given..] {
+                let is_known = usize::try_from(token).is_ok_and(|token| token < tokenizer.vocab_size());
+                give(&text.push(if is_known { token } else { tokenizer.unk() })?);
+            }
+            num_given = tokens.len();
+            if parts.is_done() {
+                break (tokens.to_vec(), logp.to_vec());
+            }
+            parts.advance(num_steps.max(1))?;
+        };
+        give(&text.finish()?);
+        self.prediction(question, &tokens, &logp)
     }
 
     fn prediction(&self, question: &Question, tokens: &[i32], logp: &[f32]) -> Result<Prediction, Error> {

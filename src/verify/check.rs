@@ -133,6 +133,7 @@ impl Check {
             Check::Adam => train::adam,
             Check::Adafactor => train::adafactor,
             Check::Decode => decode::greedy,
+            Check::Beam => decode::beam,
             Check::Image => return Some(Replay::Folder(image::images)),
             Check::Text => return Some(Replay::Folder(text::text)),
             Check::Configs => return Some(Replay::Folder(text::configs)),
@@ -142,7 +143,6 @@ impl Check {
             Check::Perplexity => return Some(Replay::Device(perplexity::perplexity)),
             Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
             Check::Vit => return Some(Replay::Device(vit::vit)),
-            Check::Beam => return None,
         }))
     }
 }

@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use paligemma::array::{DType, HostArray, Shape};
-use paligemma::decode::{DecodeConfig, Decoder, PromptBatch, Sampler};
+use paligemma::decode::{DecodeConfig, Decoder, PromptBatch};
 use paligemma::graph::RematPolicy;
 use paligemma::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
 use paligemma::runtime::{Buffer, Client, ClientOptions, Plugin, PluginKind, PluginRequest};
@@ -75,7 +75,7 @@ fn greedy(criterion: &mut Criterion) {
         let params = specs.iter().map(upload).collect::<Result<Vec<Buffer>, _>>().unwrap();
         let params: Vec<&Buffer> = params.iter().collect();
         // A token that never comes.
-        let config = DecodeConfig { max_decode_len: MAX_DECODE_LEN, eos_token: -1, sampler: Sampler::Greedy };
+        let config = DecodeConfig::greedy(MAX_DECODE_LEN, -1);
         let llm = &model.llm;
         let entries = 64 + PROMPT_LEN + MAX_DECODE_LEN;
         let cache_bytes =
