@@ -272,7 +272,7 @@ fn prompts_of_unequal_length_decode_as_each_one_alone_without_padding() {
     assert!(lengths.len() > 1, "{lengths:?}");
 }
 
-/// 200 prompts of all lengths up to 12 with images of noise, from a multiplicative generator.
+/// 200 prompts of all lengths up to 12 with images of noise, padded as little as keeps programs few.
 fn random_prompts(model: &PaliGemmaConfig) -> Vec<PromptBatch> {
     let mut state = 12_345_u64;
     let mut next = move |below: u64| {
@@ -286,12 +286,16 @@ fn random_prompts(model: &PaliGemmaConfig) -> Vec<PromptBatch> {
         let text: Vec<i32> = (0..length).map(|_| 3 + next(model.llm.vocab_size as u64 - 3) as i32).collect();
         // Some prompts end in the beginning of an answer.
         let prefix = length - next(length as u64) as usize;
-        let mask_ar: Vec<i32> = (0..length).map(|i| i32::from(i >= prefix)).collect();
+        let mask_ar = (0..length).map(|i| i32::from(i >= prefix)).collect();
+        let padded = |mut row: Vec<i32>| {
+            row.resize(length.next_multiple_of(4), 0);
+            HostArray::new([1, row.len()], &row).unwrap()
+        };
         PromptBatch {
             image: HostArray::new([1, height, width, 3], &image).unwrap(),
-            text: HostArray::new([1, length], &text).unwrap(),
-            mask_input: HostArray::new([1, length], &vec![1; length]).unwrap(),
-            mask_ar: HostArray::new([1, length], &mask_ar).unwrap(),
+            text: padded(text),
+            mask_input: padded(vec![1; length]),
+            mask_ar: padded(mask_ar),
             mask: preds(&[true]),
         }
     };
@@ -438,7 +442,7 @@ fn masked_tokens_never_come_and_log_probabilities_ignore_the_mask() {
     let ban = TokenMask { banned: banned.clone().into(), ..TokenMask::default() };
     let allow = TokenMask { allowed: Some(allowed.as_slice().into()), ..TokenMask::default() };
     let beam = Method::Beam { beam_size: 3 };
-    for method in [Method::GREEDY, sample("temperature(2)", 1), sample("top_k(9)", 3), beam] {
+    for method in [Method::GREEDY, sample("top_k(9)", 3), beam] {
         let by = |mask: &TokenMask| {
             let config = DecodeConfig { method, mask_logits: mask.clone(), ..case.config() };
             decode_by(&client, &case, config, &case.prompts)

@@ -1,10 +1,11 @@
-//! Greedy decoding of a small model on CPU: 64 new tokens after 64 image and 64 text tokens.
+//! Decoding with a small model on CPU: 64 new tokens after 64 image and 64 text tokens, greedily with caches of both
+//! types, then by other methods. `cargo bench --bench decode -- greedy/f32` times what `bench_jax_cpu.py` does.
 //!
-//! Before the timing it says what memory the program takes beside its cache.
+//! Before the timing of greedy decoding it says what memory the program takes beside its cache.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use paligemma::array::{DType, HostArray, Shape};
-use paligemma::decode::{DecodeConfig, Decoder, PromptBatch};
+use paligemma::decode::{DecodeConfig, Decoder, Method, PromptBatch};
 use paligemma::graph::RematPolicy;
 use paligemma::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
 use paligemma::runtime::{Buffer, Client, ClientOptions, Plugin, PluginKind, PluginRequest};
@@ -93,5 +94,41 @@ fn greedy(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, greedy);
+fn methods(criterion: &mut Criterion) {
+    let plugin = Plugin::discover(&PluginRequest::kind(PluginKind::Cpu)).unwrap();
+    let client = Client::new(&plugin, &ClientOptions::cpu_devices(1)).unwrap();
+    let device = &client.devices()[0];
+    let model = small(DType::F32);
+    let specs = model.params().unwrap();
+    let upload = |spec: &paligemma::params::ParamSpec| client.upload(&spec.init(0).unwrap(), device);
+    let params = specs.iter().map(upload).collect::<Result<Vec<Buffer>, _>>().unwrap();
+    let params: Vec<&Buffer> = params.iter().collect();
+    let sample =
+        |sampler: &str, best_of_n: usize| Method::Sample { sampler: sampler.parse().unwrap(), best_of_n };
+    let methods = [
+        ("temperature", sample("temperature(1)", 1)),
+        ("nucleus", sample("nucleus(0.9)", 1)),
+        ("top_k", sample("top_k(40)", 1)),
+        ("best_of_4", sample("temperature(1)", 4)),
+        ("beam_3", Method::Beam { beam_size: 3 }),
+    ];
+    let mut group = criterion.benchmark_group("decode/methods");
+    group.sample_size(10);
+    for (name, method) in methods {
+        for batch in [1, 8] {
+            // Beam search needs an end that can come; the others never meet theirs.
+            let eos_token = if matches!(method, Method::Beam { .. }) { 1 } else { -1 };
+            let config = DecodeConfig { method, ..DecodeConfig::greedy(MAX_DECODE_LEN, eos_token) };
+            let mut decoder = Decoder::new(model.clone(), config, device).unwrap();
+            let prompts = prompts(batch);
+            let num_steps = decoder.decode(&params, &prompts).unwrap().num_steps;
+            group.throughput(Throughput::Elements((batch * num_steps) as u64));
+            group.bench_function(BenchmarkId::new(name, batch), |bencher| {
+                bencher.iter(|| decoder.decode(&params, &prompts).unwrap())
+            });
+        }
+    }
+}
+
+criterion_group!(benches, greedy, methods);
 criterion_main!(benches);
