@@ -79,7 +79,7 @@ impl From<&str> for Node {
 
 impl Node {
     /// Reads one YAML 1.2 document. Only `true` and `false` are booleans; `no`, `off` and `1_000` are
-    /// strings. Duplicate keys, several documents, unknown tags, depth over 64 and runaway aliases are
+    /// strings. Duplicate keys, several documents, unknown tags, depth over 32 and runaway aliases are
     /// errors.
     pub(super) fn parse(text: &str, source: usize) -> Result<Node, Box<ParseError>> {
         let options = serde_yaml::options! {
@@ -89,7 +89,7 @@ impl Node {
             reject_unsupported_tags: true,
             non_finite_float_policy: serde_yaml::options::NonFiniteFloatPolicy::PassThrough,
             with_snippet: false,
-            budget: serde_yaml::budget! { max_nodes: 100_000, max_depth: 64 },
+            budget: serde_yaml::budget! { max_nodes: 100_000, max_depth: 32 },
         };
         let raw: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
             let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));

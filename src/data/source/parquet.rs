@@ -426,7 +426,7 @@ mod tests {
         };
         let source = open(Some("train[30:75]+test[-1:]")).unwrap();
         assert_eq!(numbers(&source), (30..75).chain([82]).collect::<Vec<_>>());
-        assert_eq!(source.blocks(), [0..20, 20..40, 40..45, 45..46]);
+        assert_eq!(source.blocks(), [0..13, 13..20, 20..33, 33..40, 40..45, 45..46]);
         assert!(
             source.locate(21).ends_with("train-00000-of-00002.parquet (row 51)"),
             "{}",
@@ -435,7 +435,7 @@ mod tests {
 
         let all = open(None).unwrap();
         assert_eq!(all.len(), 83);
-        assert_eq!(all.blocks()[..3], [0..3, 3..30, 30..53]);
+        assert_eq!(all.blocks()[..3], [0..3, 3..16, 16..29]);
         // Against the order of the file, from many threads.
         let rows: Vec<usize> = (0..all.len()).map(|i| i * 37 % all.len()).collect();
         let firsts = numbers(&all);
