@@ -75,6 +75,7 @@ fn model(config: &Json) -> PaliGemmaConfig {
             cache_dtype: DType::F32,
         },
         image_size: pair(&config["image_size"]),
+        lora: None,
     }
 }
 

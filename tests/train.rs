@@ -740,3 +740,83 @@ fn towers_start_from_checkpoints_of_their_own_in_other_sizes() {
     let stderr = lab.train_recorded("shrunk", &shrunk, 2);
     assert!(stderr.contains("embedder/input_embedding: the model has f32[299,40]"), "{stderr}");
 }
+
+/// The last value of a metric.
+fn last(rows: &[Row], key: &str) -> Option<f64> {
+    let values = rows.iter().rev().flat_map(|row| &row.values);
+    values.into_iter().find(|(known, _)| known == key).map(|(_, value)| *value)
+}
+
+#[test]
+fn a_checkpoint_evaluates_to_what_its_training_measured() {
+    let lab = Lab::with("evals.yaml", 320);
+    lab.trained("run", &[], 0);
+    let rows = lab.metrics("run");
+    for key in ["pplx/avg", "pplx/sum", "caption/cider", "caption/bleu-4", "vqa/acc", "vqa/anls", "vqa/num"] {
+        assert!(last(&rows, key).is_some(), "{key}");
+    }
+    for key in ["count/acc", "count/num", "boxes/mAP", "boxes/mAP50", "boxes/num", "store/num_examples"] {
+        assert!(last(&rows, key).is_some(), "{key}");
+    }
+    // Four rows in batches of three: padding counts nowhere.
+    for key in ["vqa/num", "count/num", "boxes/num", "store/num_examples"] {
+        assert_eq!(last(&rows, key), Some(4.0), "{key}");
+    }
+    let lines = |name: &str| {
+        let text = fs::read_to_string(lab.path("run/predictions").join(name)).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+    };
+    for (name, count) in
+        [("vqa-0", 4), ("vqa-2", 4), ("vqa-4", 4), ("store-0", 0), ("store-4", 4), ("pplx-4", 0)]
+    {
+        assert_eq!(lines(&format!("{name}.jsonl")).len(), count, "{name}");
+    }
+    let first = &lines("vqa-4.jsonl")[0];
+    assert!(first["prompt"] == "caption en" && first["references"][0].is_string(), "{first}");
+    let list = |name: &str| -> Vec<serde_json::Value> {
+        serde_json::from_slice(&fs::read(lab.path("run").join(name)).unwrap()).unwrap()
+    };
+    assert_eq!((list("vqa_4.json").len(), list("preds.json").len()), (4, 4));
+    let page = fs::read_to_string(lab.path("run/report.html")).unwrap();
+    assert!(page.contains("Hardest examples"));
+
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/configs/evals.yaml");
+    let config = config.to_str().unwrap();
+    let eval = |args: &[&str]| {
+        let args = [&["eval", config, "--checkpoint", "run"], args].concat();
+        lab.command(&args).output().unwrap()
+    };
+    let output = eval(&["--json", "--out", "found", "--html", "found.html"]);
+    said(&output, 0);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metrics = object["metrics"].as_object().unwrap();
+    assert!(metrics.len() > 20, "{metrics:?}");
+    for (key, value) in metrics {
+        assert_eq!(value.as_f64(), last(&rows, key), "{key}");
+    }
+    let found = fs::read(lab.path("found/predictions/vqa-run.jsonl")).unwrap();
+    assert_eq!(found, fs::read(lab.path("run/predictions/vqa-4.jsonl")).unwrap());
+    assert!(fs::read_to_string(lab.path("found.html")).unwrap().contains("Hardest examples"));
+
+    let output = eval(&["--evals", "pplx", "--set", "evals.pplx.max_examples=1"]);
+    said(&output, 0);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("pplx/sum  ") && text.lines().count() == 2, "{text}");
+    let message = said(&eval(&["--evals", "pplx,vqe"]), 2);
+    assert!(message.contains("has no evaluation \"vqe\"; it has: pplx, caption, vqa, count"), "{message}");
+    let message = said(&eval(&["--set", "evals.vqa.type=vqb"]), 2);
+    assert!(message.contains("unknown evaluator \"vqb\""), "{message}");
+    let message = said(&eval(&["--set", "evals.caption.metrics=[spice]"]), 2);
+    assert!(message.contains("unknown caption metric \"spice\""), "{message}");
+
+    lab.trained("other", &["--set", "lr=1e-4"], 0);
+    let output = lab.command(&["report", "run", "other", "--out", "both.html"]).output().unwrap();
+    said(&output, 0);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("training_loss") && table.contains("boxes/mAP50"), "{table}");
+    assert!(table.lines().any(|line| line.contains("pplx/avg") && line.contains(" other ")), "{table}");
+    let page = fs::read_to_string(lab.path("both.html")).unwrap();
+    assert!(page.contains("2 runs") && page.contains("</html>"));
+    let message = said(&lab.command(&["report", "run", "data"]).output().unwrap(), 2);
+    assert!(message.contains("data holds no run"), "{message}");
+}

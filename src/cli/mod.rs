@@ -7,8 +7,11 @@ pub mod data_preview;
 pub mod data_synth;
 pub mod data_tokenizer;
 pub mod devices;
+pub mod eval;
 pub mod inspect;
+pub mod lora;
 pub mod predict;
+pub mod report;
 pub mod train;
 pub mod verify;
 
@@ -41,9 +44,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Train(train::Args),
+    Eval(eval::Args),
+    Report(report::Args),
     Predict(predict::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
+    /// Merge LoRA adapters into a model, or hand them to PEFT
+    #[command(subcommand)]
+    Lora(lora::Command),
     /// Make and look at data
     #[command(subcommand)]
     Data(Data),
@@ -77,6 +85,10 @@ pub enum Error {
     Train(#[from] crate::train::Error),
     #[error(transparent)]
     Predict(#[from] predict::Error),
+    #[error(transparent)]
+    Eval(#[from] Box<eval::Error>),
+    #[error(transparent)]
+    Report(#[from] report::Error),
     #[error(transparent)]
     Config(#[from] crate::config::Error),
     #[error(transparent)]
@@ -115,6 +127,8 @@ impl Error {
         use crate::verify::Error as Verify;
         match self {
             Error::Predict(error) => error.is_usage(),
+            Error::Eval(error) => error.is_usage(),
+            Error::Report(error) => error.is_usage(),
             Error::Format(error) => error.is_usage(),
             Error::Preview(error) => error.is_usage(),
             Error::Ops(data_ops::Error::Unknown { .. }) => true,
@@ -164,12 +178,15 @@ pub fn main() -> ExitCode {
 fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome, Error> {
     match verb {
         Verb::Train(args) => return train::run(args, console, process_start),
+        Verb::Eval(args) => eval::run(args, console).map_err(Box::new)?,
+        Verb::Report(args) => report::run(args, console)?,
         Verb::Predict(args) => predict::run(args, console)?,
         Verb::Data(Data::Preview(args)) => data_preview::run(args)?,
         Verb::Data(Data::Format(args)) => data_format::run(args, console)?,
         Verb::Data(Data::Ops(args)) => data_ops::run(args)?,
         Verb::Convert(args) => return convert::run(args, console),
         Verb::Inspect(args) => inspect::run(args, console)?,
+        Verb::Lora(command) => return lora::run(command, console),
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,

@@ -33,6 +33,10 @@ config_section! {
         pub pred: String = "predict".into();
         /// Arguments of `pred`, such as `max_decode_len`.
         pub pred_kw: Kwargs = Kwargs::default();
+        /// The tokenizer that answers are read with, as in pp strings; null takes the config's.
+        pub tokenizer: Option<String> = None;
+        /// Whether what the model said is written to `predictions/NAME-STEP.jsonl` in the work directory.
+        pub save_predictions: bool = true;
         /// Put before the names of its metrics; null is the evaluation's name and a slash.
         pub prefix: Option<String> = None;
         /// Whether the evaluation before the first step is left out.

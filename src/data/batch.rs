@@ -1,6 +1,6 @@
 use indexmap::IndexMap;
 
-use super::{Error, Processed};
+use super::{Error, Fields, Processed};
 use crate::array::{DType, HostArray, Shape};
 
 /// Name of the array that tells real rows from padding, as in big_vision.
@@ -14,6 +14,8 @@ pub struct Batch {
     pub arrays: IndexMap<String, HostArray>,
     /// `rows` texts each; empty for padding.
     pub strings: IndexMap<String, Vec<String>>,
+    /// What evaluation needs of each row; empty for padding.
+    pub fields: Vec<Fields>,
     /// Which row of the source stands where; `None` for padding. In a mixture, the rows of its sources are
     /// numbered one after the other.
     pub ids: Vec<Option<usize>>,
@@ -60,6 +62,10 @@ pub(super) fn stack(
         (name.clone(), made.iter().map(|row| text(row).unwrap_or_default()).collect())
     });
     let strings = strings.collect();
+    let take = |row: &mut Option<(usize, Processed)>| {
+        row.as_mut().map(|(_, row)| std::mem::take(&mut row.fields)).unwrap_or_default()
+    };
+    let fields = made.iter_mut().map(take).collect();
     let mut arrays: IndexMap<String, HostArray> = IndexMap::new();
     for (name, like) in likes {
         let stacked = stack_arrays(&name, &like, &mut made);
@@ -70,7 +76,7 @@ pub(super) fn stack(
     }
     let ids = made.iter().map(|row| row.as_ref().map(|(index, _)| *index)).collect::<Vec<_>>();
     debug_assert_eq!(ids.len(), rows);
-    Ok(Batch { arrays, strings, ids, position_after, num_skipped })
+    Ok(Batch { arrays, strings, fields, ids, position_after, num_skipped })
 }
 
 /// The first difference in names or shapes: the name, what was expected, what there is.

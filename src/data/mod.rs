@@ -66,8 +66,22 @@ pub type PreprocessError = Box<dyn std::error::Error + Send + Sync>;
 pub struct Processed {
     /// Arrays to stack into a batch: the same names, shapes and dtypes for every row.
     pub arrays: IndexMap<String, HostArray>,
-    /// Texts that evaluation needs beside the arrays (question ids, reference answers).
+    /// Texts that go with the arrays: the same names for every row.
     pub strings: IndexMap<String, String>,
+    /// What evaluation needs beside these (question ids, right answers, masks); rows need not be alike.
+    pub fields: Fields,
+}
+
+/// What an evaluation knows of an example, by names.
+pub type Fields = IndexMap<String, Field>;
+
+/// A value that stays on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Field {
+    Text(String),
+    Texts(Vec<String>),
+    /// Of any extents; numbers have none.
+    Array(HostArray),
 }
 
 /// Turns a row into arrays. Runs on several threads at once.

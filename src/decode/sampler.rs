@@ -21,6 +21,9 @@ pub enum Sampler {
     TopK { k: usize, t: f64 },
 }
 
+/// Logits stay finite when they are divided by it.
+const MIN_TEMPERATURE: f64 = 1e-6;
+
 /// The forms that a sampler can be written in.
 const FORMS: &str = "greedy, temperature(t), nucleus(p, t=1), top_k(k, t=1)";
 
@@ -68,19 +71,17 @@ fn categorical(logits: &Value, state: &Value) -> Result<(Value, Value)> {
     Ok((logits.convert(DType::F32)?.add(&noise)?.argmax(1)?, state))
 }
 
-/// Logits `[B, V]` with those of unlikely tokens lowered until no token is drawn that is not among the likeliest whose
-/// probabilities reach `p`.
+/// Logits `[B, V]` without those of tokens that are not among the likeliest whose probabilities reach `p`: they become
+/// minus infinity. The reference lowers them to -1e7, below which low temperatures can bring the others.
 #[track_caller]
 fn nucleus(logits: &Value, p: f64) -> Result<Value> {
-    /// As low as the reference has it.
-    const NEVER: f64 = -1.0e7;
     let sorted = Value::sort(&[logits], 1, true)?.swap_remove(0);
     let reached = softmax(&sorted)?.cumsum(1)?;
     // The place of the token that reaches it; rounding may leave the sum of all below 1.
     let cutoff = reached.lt_scalar(p)?.convert(DType::S32)?.reduce_sum(&[1])?;
     let cutoff = cutoff.min_scalar((logits.dims()[1] - 1) as f64)?.expand_dim(1)?;
     let cutoff = sorted.take_along_last(&cutoff)?.broadcast_to(logits.dims())?;
-    logits.lt(&cutoff)?.select(&logits.full_like(NEVER)?, logits)
+    logits.lt(&cutoff)?.select(&logits.full_like(f64::NEG_INFINITY)?, logits)
 }
 
 impl FromStr for Sampler {
@@ -121,12 +122,12 @@ impl FromStr for Sampler {
         }
         let lacks = |name: &str| wrong(format!("lacks its argument {name}"));
         let temperature = |t: f64| {
-            let is_good = t > 0.0;
-            if is_good {
-                Ok(t)
-            } else {
-                Err(wrong("expects a temperature above 0; greedy is its limit".into()))
+            if t >= MIN_TEMPERATURE {
+                return Ok(t);
             }
+            Err(wrong(format!(
+                "expects a temperature of at least {MIN_TEMPERATURE}; greedy is its limit at 0"
+            )))
         };
         match (name, values) {
             ("temperature", [t, _]) => {
@@ -203,7 +204,8 @@ mod tests {
             ("", "unknown sampler \"\""),
             ("greedy(1)", "has no argument 1"),
             ("temperature", "lacks its argument t"),
-            ("temperature(0)", "expects a temperature above 0; greedy is its limit"),
+            ("temperature(0)", "expects a temperature of at least 0.000001; greedy is its limit at 0"),
+            ("nucleus(0.5, 1e-40)", "expects a temperature of at least"),
             ("temperature(nan)", "expects a number for t"),
             ("temperature(1", "lacks a closing parenthesis"),
             ("nucleus(1.5)", "expects a p from 0 to 1"),

@@ -24,6 +24,7 @@ struct Text<'a> {
     text: &'a str,
     correct: Option<bool>,
     boxes: Vec<LabelledBox>,
+    mask: Option<&'a Picture>,
 }
 
 impl Cards {
@@ -32,20 +33,25 @@ impl Cards {
     }
 
     pub fn render(&mut self, card: &Card) -> Markup {
-        let reference = card.reference.as_deref().map(|text| ("Reference", text, None));
-        let before = card.before.as_ref().map(|answer| answer_text("Before training", answer));
-        let after = card.after.as_ref().map(|answer| answer_text("After training", answer));
+        let after_title = if card.before.is_some() { "After training" } else { "Answer" };
+        let masks = &card.masks;
+        let reference = card.reference.as_deref().map(|text| ("Reference", text, None, &masks.reference));
+        let before = answer_text("Before training", &card.before, &masks.before);
+        let after = answer_text(after_title, &card.after, &masks.after);
         let texts = reference.into_iter().chain(before).chain(after);
-        let texts: Vec<Text> = texts
-            .map(|(title, text, correct)| Text { title, text, correct, boxes: boxes_of(text, self.loc) })
-            .collect();
-        let has_boxes = texts.iter().any(|text| !text.boxes.is_empty());
+        let text = |(title, text, correct, mask)| {
+            let mask: &Option<Picture> = mask;
+            Text { title, text, correct, boxes: boxes_of(text, self.loc), mask: mask.as_ref() }
+        };
+        let texts: Vec<Text> = texts.map(text).collect();
+        let has_boxes = texts.iter().any(|text| !text.boxes.is_empty() || text.mask.is_some());
         html! {
             article.card.boxed[has_boxes] {
                 header {
                     p.prompt { (card.prompt.trim_end()) }
                     p.faint {
                         (card.name)
+                        @if let Some(score) = card.score { " · score " (units::number(score)) }
                         @if let Some(loss) = card.loss { " · loss " (units::number(loss)) }
                     }
                 }
@@ -58,7 +64,7 @@ impl Cards {
     fn plain(&mut self, card: &Card, texts: &[Text]) -> Markup {
         html! {
             div.plain {
-                (self.picture(card, None, "", &[]))
+                (self.picture(card, None, "", &[], None))
                 dl.answers {
                     @for text in texts {
                         div { dt { (text.title) (mark(text.correct)) } dd { (words(text.text)) } }
@@ -76,7 +82,7 @@ impl Cards {
                 @for (i, text) in texts.iter().enumerate() {
                     figure {
                         figcaption { (text.title) (mark(text.correct)) }
-                        (self.picture(card, (i > 0).then_some(id), text.title, &text.boxes))
+                        (self.picture(card, (i > 0).then_some(id), text.title, &text.boxes, text.mask))
                         p.words { (words(text.text)) }
                     }
                 }
@@ -91,6 +97,7 @@ impl Cards {
         again: Option<usize>,
         what: &str,
         boxes: &[LabelledBox],
+        mask: Option<&Picture>,
     ) -> Markup {
         let Picture { data_uri, width, height } = &card.picture;
         let id = again.unwrap_or(self.pictures);
@@ -112,6 +119,7 @@ impl Cards {
                 } @else {
                     image id=(format!("picture{id}")) width=(width) height=(height) href=(data_uri) {}
                 }
+                @if let Some(mask) = mask { image width=(width) height=(height) href=(mask.data_uri) {} }
                 (self.overlay(*width, *height, boxes))
             }
         }
@@ -139,8 +147,12 @@ impl Cards {
     }
 }
 
-fn answer_text<'a>(title: &'static str, answer: &'a Answer) -> (&'static str, &'a str, Option<bool>) {
-    (title, &answer.text, answer.correct)
+fn answer_text<'a>(
+    title: &'static str,
+    answer: &'a Option<Answer>,
+    mask: &'a Option<Picture>,
+) -> Option<(&'static str, &'a str, Option<bool>, &'a Option<Picture>)> {
+    answer.as_ref().map(|answer| (title, answer.text.as_str(), answer.correct, mask))
 }
 
 /// The label above its box, or inside where there is no room.

@@ -7,6 +7,7 @@
 
 mod card;
 pub mod chart;
+pub mod compare;
 pub mod console;
 pub mod draw;
 pub mod events;

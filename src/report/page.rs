@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
-use image::{ImageFormat, RgbImage};
+use image::{ImageFormat, RgbImage, RgbaImage};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::card::Cards;
@@ -51,6 +51,17 @@ pub struct Card {
     pub before: Option<Answer>,
     pub after: Option<Answer>,
     pub loss: Option<f64>,
+    /// By the evaluator's own measure.
+    pub score: Option<f64>,
+    pub masks: Marks,
+}
+
+/// Pictures, transparent but for what is marked, to be laid over a card's.
+#[derive(Debug, Clone, Default)]
+pub struct Marks {
+    pub reference: Option<Picture>,
+    pub before: Option<Picture>,
+    pub after: Option<Picture>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -93,6 +104,19 @@ impl Picture {
         result.map_err(|source| Error::Picture { width: image.width(), height: image.height(), source })?;
         let data_uri = format!("data:{mime};base64,{}", BASE64.encode(bytes.into_inner()));
         Ok(Picture { data_uri, width: image.width(), height: image.height() })
+    }
+
+    /// Encodes a picture that others show through, without loss.
+    ///
+    /// # Errors
+    /// When the picture is empty.
+    pub fn from_rgba(image: &RgbaImage) -> Result<Picture, Error> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let (width, height) = image.dimensions();
+        let result = image.write_to(&mut bytes, ImageFormat::Png);
+        result.map_err(|source| Error::Picture { width, height, source })?;
+        let data_uri = format!("data:image/png;base64,{}", BASE64.encode(bytes.into_inner()));
+        Ok(Picture { data_uri, width, height })
     }
 }
 
@@ -247,6 +271,8 @@ mod tests {
             before: answer(before, Some(false)),
             after: answer(after, Some(true)),
             loss: Some(0.25),
+            score: None,
+            masks: Marks::default(),
         }
     }
 

@@ -5,9 +5,10 @@ use super::Error;
 use crate::array::{DType, HostArray, Shape};
 use crate::config::{self, ClassChoice, FilePath, Loaded};
 use crate::data::{
-    Annotations, Classes, Coco, DetectOptions, DetectionSource, FeatureType, First, Frames, FramesOptions,
-    HubDataset, ImageFolder, Jsonl, JsonlOptions, Mock, Parquet, ParquetOptions, Preprocess, PreprocessError,
-    Processed, Row, Source, TfRecord, Tfds, TfdsOptions, Value, Voc, VocOptions, WebDataset, Yolo, roboflow,
+    Annotations, Classes, Coco, DetectOptions, DetectionSource, FeatureType, Field, Fields, First, Frames,
+    FramesOptions, HubDataset, ImageFolder, Jsonl, JsonlOptions, Mock, Parquet, ParquetOptions, Preprocess,
+    PreprocessError, Processed, Row, Source, TfRecord, Tfds, TfdsOptions, Value, Voc, VocOptions, WebDataset,
+    Yolo, roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
 use crate::tokenizer::Tokenizer;
@@ -147,6 +148,8 @@ pub struct PpPreprocess {
     keep: Option<&'static [&'static str]>,
     /// Keys that must be there, and beside which nothing is kept.
     keep_only: Option<Vec<String>>,
+    /// Whether what is no array of `keep` is kept for an evaluation.
+    with_fields: bool,
     vocab_size: usize,
 }
 
@@ -162,12 +165,18 @@ impl PpPreprocess {
         vocab_size: usize,
     ) -> Result<Self, Error> {
         let pipeline = Pipeline::parse(pp, env).map_err(|error| loaded.error_at(key, error.to_string()))?;
-        Ok(PpPreprocess { pipeline, keep, keep_only: None, vocab_size })
+        Ok(PpPreprocess { pipeline, keep, keep_only: None, with_fields: false, vocab_size })
     }
 
     /// Keeps nothing but these keys of a result, which must all be there; `None` keeps all.
     pub fn keep_only(mut self, keys: Option<&[String]>) -> Self {
         self.keep_only = keys.map(<[String]>::to_vec);
+        self
+    }
+
+    /// Keeps also, for an evaluation, what is no array that the model takes.
+    pub fn with_fields(mut self) -> Self {
+        self.with_fields = true;
         self
     }
 
@@ -206,6 +215,7 @@ impl Preprocess for PpPreprocess {
                     }
                     processed.arrays.insert(key.to_owned(), array.clone());
                 }
+                _ if self.with_fields => add_field(&mut processed.fields, key, value),
                 // Numbers beside the arrays that the model takes are answers or ids: text for people.
                 crate::pp::Value::Array(array) if array.dims().is_empty() => {
                     processed.strings.insert(key.to_owned(), number(array));
@@ -219,6 +229,21 @@ impl Preprocess for PpPreprocess {
         }
         Ok(processed)
     }
+}
+
+/// What is in a dict is named as the op `flatten` names it. Bytes are no use to an evaluation.
+fn add_field(fields: &mut Fields, key: &str, value: &crate::pp::Value) {
+    use crate::pp::Value;
+    let field = match value {
+        Value::Array(array) => Field::Array(array.clone()),
+        Value::Text(text) if text.dims().is_empty() => Field::Text(text.values().concat()),
+        Value::Text(text) => Field::Texts(text.values().to_vec()),
+        Value::Dict(inner) => {
+            return inner.iter().for_each(|(name, value)| add_field(fields, &format!("{key}/{name}"), value));
+        }
+        Value::Bytes(_) | Value::List(_) => return,
+    };
+    fields.insert(key.to_owned(), field);
 }
 
 fn number(array: &HostArray) -> String {

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use image::{ImageFormat, RgbImage};
+use image::{DynamicImage, ImageBuffer, ImageFormat, Pixel, PixelWithColorType};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::config::Loaded;
-use crate::eval::Prediction;
+use crate::eval::{self, Outcome};
 use crate::params::ParamSpecs;
 use crate::report::chart::series_of;
 use crate::report::metrics::read_metrics;
-use crate::report::page::{self, Answer, Card, Picture, Report, Table};
+use crate::report::page::{self, Answer, Card, Marks, Picture, Report, Table};
 use crate::report::units::number;
 use crate::runtime::Client;
 
@@ -22,6 +22,9 @@ use crate::runtime::Client;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Gallery {
     examples: Vec<Example>,
+    /// By evaluation, what it found hardest when it ran last. The end of every run evaluates anew.
+    #[serde(skip)]
+    hardest: Vec<(String, Vec<Card>)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ struct Example {
     references: Vec<String>,
     /// PNG, in base64.
     picture: String,
+    /// What is to be marked, as a PNG in base64.
+    #[serde(default)]
+    mask: Option<String>,
     before: Said,
     after: Option<Said>,
 }
@@ -41,6 +47,9 @@ struct Said {
     step: u64,
     text: String,
     correct: Option<bool>,
+    /// What the answer marks, as a PNG in base64.
+    #[serde(default)]
+    mask: Option<String>,
 }
 
 const FILE: &str = "gallery.json";
@@ -67,11 +76,15 @@ impl Gallery {
         json.and_then(write).map_err(|source| Error::Write { path: workdir.join(FILE), source })
     }
 
-    /// Notes the answers to examples that have a picture.
-    pub fn add(&mut self, eval: &str, step: u64, predictions: &[Prediction]) {
-        for prediction in predictions {
-            let Some(picture) = &prediction.picture else { continue };
-            let said = Said { step, text: prediction.answer.clone(), correct: prediction.correct };
+    /// Notes what an evaluation found: the answers to its first examples, at most `most`, and what was hardest.
+    pub fn add(&mut self, eval: &str, step: u64, outcome: &Outcome, most: usize) {
+        self.hardest.retain(|(name, _)| name != eval);
+        self.hardest.push((eval.to_owned(), eval::hardest(eval, outcome)));
+        for prediction in outcome.predictions.iter().take(most) {
+            let (Some(picture), Some(answer)) = (&prediction.picture, &prediction.answer) else { continue };
+            let masks = prediction.masks.as_ref();
+            let mask = masks.and_then(|masks| masks.answer.as_ref()).and_then(encode);
+            let said = Said { step, text: answer.clone(), correct: prediction.correct, mask };
             let known = self.examples.iter_mut().find(|e| e.eval == eval && e.row == prediction.row);
             match known {
                 Some(example) if example.before.step == step => example.before = said,
@@ -84,6 +97,7 @@ impl Gallery {
                         prompt: prediction.prompt.clone(),
                         references: prediction.references.clone(),
                         picture,
+                        mask: masks.and_then(|masks| encode(&masks.reference)),
                         before: said,
                         after: None,
                     });
@@ -94,8 +108,9 @@ impl Gallery {
 
     fn cards(&self) -> Result<Vec<Card>, Error> {
         let answer = |said: &Said| Answer { text: said.text.clone(), correct: said.correct };
+        let mask = |text: &Option<String>| Picture::from_rgba(&decode(text.as_ref()?)?.into_rgba8()).ok();
         let card = |example: &Example| {
-            let picture = decode(&example.picture).and_then(|picture| Picture::from_rgb(&picture).ok())?;
+            let picture = Picture::from_rgb(&decode(&example.picture)?.into_rgb8()).ok()?;
             Some(Card {
                 name: format!("{}/{}", example.eval, example.row),
                 picture,
@@ -104,21 +119,30 @@ impl Gallery {
                 before: Some(answer(&example.before)),
                 after: example.after.as_ref().map(answer),
                 loss: None,
+                score: None,
+                masks: Marks {
+                    reference: mask(&example.mask),
+                    before: mask(&example.before.mask),
+                    after: example.after.as_ref().and_then(|said| mask(&said.mask)),
+                },
             })
         };
         Ok(self.examples.iter().filter_map(card).collect())
     }
 }
 
-fn encode(picture: &RgbImage) -> Option<String> {
+fn encode<P>(picture: &ImageBuffer<P, Vec<u8>>) -> Option<String>
+where
+    P: Pixel<Subpixel = u8> + PixelWithColorType,
+{
     let mut bytes = std::io::Cursor::new(Vec::new());
     picture.write_to(&mut bytes, ImageFormat::Png).ok()?;
     Some(BASE64.encode(bytes.into_inner()))
 }
 
-fn decode(picture: &str) -> Option<RgbImage> {
+fn decode(picture: &str) -> Option<DynamicImage> {
     let bytes = BASE64.decode(picture).ok()?;
-    Some(image::load_from_memory_with_format(&bytes, ImageFormat::Png).ok()?.into_rgb8())
+    image::load_from_memory_with_format(&bytes, ImageFormat::Png).ok()
 }
 
 /// What the page says of a run beside curves and answers.
@@ -165,6 +189,7 @@ pub(super) fn write_page(workdir: &Path, facts: &Facts<'_>, gallery: &Gallery) -
         tables: vec![table],
         series: series_of(&rows),
         gallery: gallery.cards()?,
+        worst: gallery.hardest.iter().flat_map(|(_, cards)| cards.iter().cloned()).collect(),
         config_yaml: facts.loaded.to_yaml(),
         ..Report::default()
     };

@@ -12,7 +12,7 @@ use super::watch::Watch;
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
-use crate::config::{Horizon, Loaded, Reduction};
+use crate::config::{FrozenType, Horizon, Loaded, Reduction};
 use crate::data::{Batch, Loader, LoaderOptions, Remainder, Stream};
 use crate::exec;
 use crate::hlo;
@@ -102,7 +102,8 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let all = model.params()?;
     let (optimizer, schedules) = setup::optimizer(loaded, &all, total_steps, batch_size, data_size)?;
     let is_trained = |name: &str| optimizer.trained().iter().any(|trained| trained.name == name);
-    let specs = setup::param_dtypes(&all, config.frozen_dtype.unwrap_or(DType::F32), is_trained)?;
+    let frozen = config.frozen_dtype.map_or(DType::F32, FrozenType::dtype);
+    let specs = setup::param_dtypes(&all, frozen, is_trained)?;
     console.line(&overview(&specs, is_trained));
 
     let store = Arc::new(Store::open(request.workdir)?);

@@ -16,7 +16,7 @@ use crate::array::HostArray;
 use crate::checkpoint::{self, AsyncSaver};
 use crate::config::{Loaded, When, itstime};
 use crate::data::{Batch, mix};
-use crate::eval::{Evaluation, Shared};
+use crate::eval::{self, Evaluation, Shared};
 use crate::report::console::{Console, Progress, Status};
 use crate::report::events::EventWriter;
 use crate::report::metrics::MetricsWriter;
@@ -421,7 +421,9 @@ impl<'a> Run<'a> {
             let shown: Vec<String> =
                 outcome.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
             phase.done(&shown.join(", "));
-            self.gallery.add(&evaluation.name, self.step, &outcome.predictions);
+            let most = self.request.loaded.config.report.examples;
+            self.gallery.add(&evaluation.name, self.step, &outcome, most);
+            eval::write(evaluation, &outcome, &self.step.to_string(), Some(self.request.workdir))?;
             names.push(evaluation.name.clone());
             found.extend(outcome.metrics.iter().cloned());
             let mut row = outcome.metrics;

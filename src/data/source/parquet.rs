@@ -55,7 +55,7 @@ pub struct Parquet {
 }
 
 /// Bytes of values that are decoded together, on average.
-const BLOCK_BYTES: u64 = 8 << 20;
+const BLOCK_BYTES: u64 = 4 << 20;
 /// Bytes of decoded blocks that stay in memory: [`BLOCKS_AT_HAND`](super::BLOCKS_AT_HAND) blocks, and half as
 /// much again since blocks differ.
 const CACHE_BYTES: usize = (super::BLOCKS_AT_HAND * BLOCK_BYTES as usize) / 2 * 3;

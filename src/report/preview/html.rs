@@ -8,7 +8,7 @@ use super::{Example, Lengths, Part, Preview, Role, runs};
 use crate::detection::LocOptions;
 use crate::report::card::{Cards, px, words};
 use crate::report::draw::boxes_of;
-use crate::report::page::{Card, Picture, document, section, summary};
+use crate::report::page::{Card, Marks, Picture, document, section, summary};
 use crate::report::{Error, write_atomically};
 
 /// Writes the page; readers see the old file or the new one, never a part.
@@ -66,8 +66,10 @@ fn render_example(example: &Example, loc: LocOptions, cards: &mut Cards) -> Resu
                 before: None,
                 after: None,
                 loss: None,
+                score: None,
+                masks: Marks::default(),
             };
-            cards.picture(&card, None, "", &boxes)
+            cards.picture(&card, None, "", &boxes, None)
         }
         None => html! {},
     };
