@@ -192,11 +192,27 @@ impl Plan {
     /// # Errors
     /// When the source cannot be read or does not hold what the target needs, or the target is there already.
     pub fn new(source: &Path, target: &Path, options: &Options) -> Result<Self, Error> {
+        options.to.map_or_else(|| Format::of_target(target), Ok)?;
+        if target.symlink_metadata().is_ok() {
+            return Err(checkpoint::Error::Exists { path: target.to_owned() }.into());
+        }
+        Plan::of_reader(checkpoint::open(source)?, source, target, options)
+    }
+
+    /// As [`new`](Self::new), of parameters that are open already; `source` is what messages call them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_reader(
+        mut reader: Box<dyn Reader>,
+        source: &Path,
+        target: &Path,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let format = options.to.map_or_else(|| Format::of_target(target), Ok)?;
         if target.symlink_metadata().is_ok() {
             return Err(checkpoint::Error::Exists { path: target.to_owned() }.into());
         }
-        let mut reader = checkpoint::open(source)?;
         if let Some(base) = &options.base {
             reader = Box::new(Overlay::new(reader, checkpoint::open(base)?));
         }
@@ -375,5 +391,6 @@ fn model_of(variant: &Variant) -> PaliGemmaConfig {
         },
         llm,
         image_size: variant.image_size().unwrap_or(column),
+        lora: None,
     }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::checkpoint;
-use paligemma::decode::{DecodeConfig, Decoder, PromptBatch, PromptValues, decode};
+use paligemma::decode::{
+    Continuations, DecodeConfig, Decoder, Method, PromptBatch, PromptValues, TokenMask, decode,
+};
 use paligemma::exec::run_once;
 use paligemma::graph::{Builder, RematPolicy};
 use paligemma::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, SiglipConfig, Taps};
@@ -73,6 +75,7 @@ fn model(config: &Json) -> PaliGemmaConfig {
             cache_dtype: DType::F32,
         },
         image_size: pair(&config["image_size"]),
+        lora: None,
     }
 }
 
@@ -267,6 +270,275 @@ fn prompts_of_unequal_length_decode_as_each_one_alone_without_padding() {
     }
     lengths.dedup();
     assert!(lengths.len() > 1, "{lengths:?}");
+}
+
+/// 200 prompts of all lengths up to 12 with images of noise, from a multiplicative generator.
+fn random_prompts(model: &PaliGemmaConfig) -> Vec<PromptBatch> {
+    let mut state = 12_345_u64;
+    let mut next = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let [height, width] = model.image_size;
+    let mut prompt = || {
+        let length = 1 + next(12) as usize;
+        let image: Vec<f32> = (0..height * width * 3).map(|_| next(1001) as f32 / 500.0 - 1.0).collect();
+        let text: Vec<i32> = (0..length).map(|_| 3 + next(model.llm.vocab_size as u64 - 3) as i32).collect();
+        // Some prompts end in the beginning of an answer.
+        let prefix = length - next(length as u64) as usize;
+        let mask_ar: Vec<i32> = (0..length).map(|i| i32::from(i >= prefix)).collect();
+        PromptBatch {
+            image: HostArray::new([1, height, width, 3], &image).unwrap(),
+            text: HostArray::new([1, length], &text).unwrap(),
+            mask_input: HostArray::new([1, length], &vec![1; length]).unwrap(),
+            mask_ar: HostArray::new([1, length], &mask_ar).unwrap(),
+            mask: preds(&[true]),
+        }
+    };
+    (0..200).map(|_| prompt()).collect()
+}
+
+/// One batch of several of one row each, padded to 16 tokens.
+fn together(prompts: &[PromptBatch]) -> PromptBatch {
+    const LENGTH: usize = 16;
+    let rows = prompts.len();
+    let padded = |array: fn(&PromptBatch) -> &HostArray| {
+        let pad = |prompt: &PromptBatch| {
+            let mut row = array(prompt).values::<i32>().unwrap().to_vec();
+            row.resize(LENGTH, 0);
+            row
+        };
+        HostArray::new([rows, LENGTH], &prompts.iter().flat_map(pad).collect::<Vec<_>>()).unwrap()
+    };
+    let image: Vec<f32> =
+        prompts.iter().flat_map(|prompt| prompt.image.values::<f32>().unwrap().to_vec()).collect();
+    let &[_, height, width, _] = prompts[0].image.dims() else { panic!("images have four dimensions") };
+    PromptBatch {
+        image: HostArray::new([rows, height, width, 3], &image).unwrap(),
+        text: padded(|prompt| &prompt.text),
+        mask_input: padded(|prompt| &prompt.mask_input),
+        mask_ar: padded(|prompt| &prompt.mask_ar),
+        mask: preds(&vec![true; rows]),
+    }
+}
+
+#[test]
+fn two_hundred_prompts_decode_in_batches_as_one_by_one() {
+    const BATCH: usize = 40;
+    let client = cpu_client();
+    let case = Case::load("gemma1");
+    let params = upload(&client, &case.params);
+    let params: Vec<&Buffer> = params.iter().collect();
+    let mut decoder = Decoder::new(case.model.clone(), case.config(), &client.devices()[0]).unwrap();
+    let prompts = random_prompts(&case.model);
+    let (mut tokens_seen, mut ends) = (0, 0);
+    for (number, batch) in prompts.chunks(BATCH).enumerate() {
+        let in_batch = decoder.decode(&params, &together(batch)).unwrap();
+        for (index, prompt) in batch.iter().enumerate() {
+            let alone = decoder.decode(&params, prompt).unwrap();
+            let ((tokens, logp), (tokens_alone, logp_alone)) =
+                (in_batch.row(index).unwrap(), alone.row(0).unwrap());
+            assert_eq!(tokens, tokens_alone, "prompt {}", number * BATCH + index);
+            let far = |(a, b): (&f32, &f32)| (a - b).abs() > LOGP_TOLERANCE;
+            assert!(!logp.iter().zip(logp_alone).any(far), "{logp:?} {logp_alone:?}");
+            tokens_seen += tokens.len();
+            ends += logp.len() - tokens.len();
+        }
+    }
+    println!("{tokens_seen} tokens, {ends} of 200 ended");
+    assert!(tokens_seen > 1000 && ends > 10, "{tokens_seen} tokens, {ends} ends");
+}
+
+fn sample(sampler: &str, best_of_n: usize) -> Method {
+    Method::Sample { sampler: sampler.parse().unwrap(), best_of_n }
+}
+
+/// What a method finds for the prompts of a case.
+fn decode_by(client: &Client, case: &Case, config: DecodeConfig, prompts: &PromptBatch) -> Continuations {
+    let params = upload(client, &case.params);
+    let mut decoder = Decoder::new(case.model.clone(), config, &client.devices()[0]).unwrap();
+    decoder.decode(&params.iter().collect::<Vec<_>>(), prompts).unwrap()
+}
+
+fn tokens(continuations: &Continuations) -> Vec<i32> {
+    continuations.tokens.values().unwrap().to_vec()
+}
+
+#[test]
+fn a_seed_gives_its_tokens_again_and_batches_differ() {
+    let client = cpu_client();
+    let case = Case::load("gemma2");
+    let params = upload(&client, &case.params);
+    let params: Vec<&Buffer> = params.iter().collect();
+    let config = DecodeConfig { method: sample("nucleus(0.95)", 1), seed: 7, ..case.config() };
+    let mut decoder = Decoder::new(case.model.clone(), config.clone(), &client.devices()[0]).unwrap();
+    let mut draw = |reseed: Option<u64>| {
+        reseed.into_iter().for_each(|seed| decoder.reseed(seed));
+        tokens(&decoder.decode(&params, &case.prompts).unwrap())
+    };
+    let [first, second] = [draw(None), draw(None)];
+    assert_ne!(first, second);
+    assert_ne!(draw(Some(8)), first);
+    assert_eq!([draw(Some(7)), draw(None)], [first.clone(), second]);
+    assert_eq!(tokens(&decode_by(&client, &case, config, &case.prompts)), first);
+    // The limit of low temperatures.
+    let cold = DecodeConfig { method: sample("temperature(1e-4)", 1), ..case.config() };
+    let cold = decode_by(&client, &case, cold, &case.prompts);
+    assert_eq!(tokens(&cold), case.recorded("greedy").0);
+    assert_close("logp", cold.logp.values().unwrap(), &case.recorded("greedy").1, LOGP_TOLERANCE);
+}
+
+#[test]
+fn best_of_n_is_the_likeliest_of_its_samples() {
+    const N: usize = 5;
+    let client = cpu_client();
+    let case = Case::load("gemma1");
+    let batch = case.prompts.text.dims()[0];
+    // The same random numbers fall to the same rows where each prompt is there several times.
+    let repeat = |array: &HostArray| {
+        let size = array.bytes().len() / batch;
+        let bytes: Vec<u8> = array.bytes().chunks(size).flat_map(|row| row.repeat(N)).collect();
+        let mut dims = array.dims().to_vec();
+        dims[0] *= N;
+        HostArray::from_bytes(array.shape().with_dims(dims), &bytes).unwrap()
+    };
+    let PromptBatch { image, text, mask_input, mask_ar, mask } = &case.prompts;
+    let repeated = PromptBatch {
+        image: repeat(image),
+        text: repeat(text),
+        mask_input: repeat(mask_input),
+        mask_ar: repeat(mask_ar),
+        mask: repeat(mask),
+    };
+    let config = |best_of_n| DecodeConfig { method: sample("temperature(1)", best_of_n), ..case.config() };
+    let all = decode_by(&client, &case, config(1), &repeated);
+    let best = decode_by(&client, &case, config(N), &case.prompts);
+    let mut places = Vec::new();
+    for prompt in 0..batch {
+        let score = |index: usize| all.row(prompt * N + index).unwrap().1.iter().sum::<f32>();
+        let likeliest = (0..N).max_by(|&a, &b| score(a).total_cmp(&score(b))).unwrap();
+        let (expected, expected_logp) = all.row(prompt * N + likeliest).unwrap();
+        let (got, logp) = best.row(prompt).unwrap();
+        assert_eq!(got, expected, "prompt {prompt}");
+        assert_close(&format!("prompt {prompt}"), logp, expected_logp, LOGP_TOLERANCE);
+        places.push(likeliest);
+    }
+    places.dedup();
+    assert!(places.len() > 1, "always sample {places:?}");
+}
+
+#[test]
+fn masked_tokens_never_come_and_log_probabilities_ignore_the_mask() {
+    let client = cpu_client();
+    let case = Case::load("gemma1");
+    let greedy = decode_by(&client, &case, case.config(), &case.prompts);
+    let banned: Vec<i32> =
+        tokens(&greedy).into_iter().filter(|&token| token != case.config().eos_token).collect();
+    let allowed = [5, 17, 99, case.config().eos_token];
+    let ban = TokenMask { banned: banned.clone().into(), ..TokenMask::default() };
+    let allow = TokenMask { allowed: Some(allowed.as_slice().into()), ..TokenMask::default() };
+    let beam = Method::Beam { beam_size: 3 };
+    for method in [Method::GREEDY, sample("temperature(2)", 1), sample("top_k(9)", 3), beam] {
+        let by = |mask: &TokenMask| {
+            let config = DecodeConfig { method, mask_logits: mask.clone(), ..case.config() };
+            decode_by(&client, &case, config, &case.prompts)
+        };
+        let (banning, allowing) = (by(&ban), by(&allow));
+        for row in 0..4 {
+            let (tokens, logp) = banning.row(row).unwrap();
+            assert!(!tokens.iter().any(|token| banned.contains(token)), "{method:?} {tokens:?}");
+            assert!(logp.iter().all(|logp| logp.is_finite()), "{method:?} {logp:?}");
+            let tokens = allowing.row(row).unwrap().0;
+            assert!(tokens.iter().all(|token| allowed.contains(token)), "{method:?} {tokens:?}");
+        }
+        if method == Method::GREEDY {
+            // The first token is chosen from recorded logits.
+            let logits = case.tensors["prefill_logits"].values::<f32>().unwrap();
+            let vocab_size = case.model.llm.vocab_size;
+            for (row, logits) in logits.chunks(vocab_size).enumerate() {
+                let token = allowing.row(row).unwrap().0.first().copied().unwrap_or(allowed[3]);
+                let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+                let expected = f64::from(logits[token as usize]) - sum.ln();
+                let logp = allowing.row(row).unwrap().1[0];
+                assert!((f64::from(logp) - expected).abs() < 1e-4, "{logp} {expected}");
+                assert!(allowed.iter().all(|&other| logits[other as usize] <= logits[token as usize]));
+            }
+        }
+    }
+    let config = DecodeConfig { mask_logits: ban, ..DecodeConfig::greedy(3, 300) };
+    let config = DecodeConfig { method: beam, ..config };
+    let error = Decoder::new(case.model.clone(), config, &client.devices()[0]).unwrap_err().to_string();
+    assert!(error.contains("others without the end"), "{error}");
+}
+
+#[test]
+fn beam_search_finds_what_was_recorded_and_scores_it() {
+    let client = cpu_client();
+    for name in CASES {
+        let case = Case::load(name);
+        let recorded = &case.decode["beam"];
+        let method = Method::Beam { beam_size: number(&recorded["beam_size"]) };
+        let found = decode_by(&client, &case, DecodeConfig { method, ..case.config() }, &case.prompts);
+        let rows = recorded["tokens"].as_array().unwrap().iter();
+        let expected: Vec<i32> = rows
+            .flat_map(|row| row.as_array().unwrap().iter().map(|token| token.as_i64().unwrap() as i32))
+            .collect();
+        assert_eq!(tokens(&found), expected, "{name}");
+        assert_eq!(found.num_steps, number(&recorded["steps_run"]), "{name}");
+        // Where greedy decoding begins with the same tokens, their log-probabilities are the recorded ones.
+        let (greedy, greedy_logp) = case.recorded("greedy");
+        let max_len = case.config().max_decode_len;
+        for row in 0..4 {
+            let (tokens, logp) = found.row(row).unwrap();
+            assert_eq!(logp.len(), tokens.len() + 1, "{name}");
+            let start = row * max_len;
+            let same = tokens.iter().zip(&greedy[start..]).take_while(|(a, b)| a == b).count();
+            let what = format!("{name} row {row}, {same} tokens");
+            assert_close(&what, &logp[..same], &greedy_logp[start..start + same], LOGP_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn continuations_in_parts_are_those_of_one_program() {
+    let client = cpu_client();
+    let case = Case::load("gemma2");
+    let params = upload(&client, &case.params);
+    let params: Vec<&Buffer> = params.iter().collect();
+    for method in [Method::GREEDY, sample("temperature(1)", 1)] {
+        let config = DecodeConfig { method, seed: 3, ..case.config() };
+        let mut decoder = Decoder::new(case.model.clone(), config, &client.devices()[0]).unwrap();
+        // Rows that all end, and rows of which some never do.
+        for entry in ["greedy", "greedy_early_stop"] {
+            let mask = case.decode[entry]["_mask"].as_array().unwrap();
+            let mask: Vec<bool> = mask.iter().map(|real| real.as_bool().unwrap()).collect();
+            let prompts = PromptBatch { mask: preds(&mask), ..case.prompts.clone() };
+            decoder.reseed(3);
+            let whole = decoder.decode(&params, &prompts).unwrap();
+            for part in [1, 5, 100] {
+                decoder.reseed(3);
+                let mut stream = decoder.stream(&params, &prompts).unwrap();
+                let mut seen = vec![stream.so_far().num_steps];
+                while !stream.is_done() {
+                    stream.advance(part).unwrap();
+                    seen.push(stream.so_far().num_steps);
+                }
+                assert_eq!(tokens(stream.so_far()), tokens(&whole), "{method:?} {entry} {part}");
+                let logp = stream.so_far().logp.values().unwrap();
+                assert_close(entry, logp, whole.logp.values().unwrap(), LOGP_TOLERANCE);
+                assert_eq!(seen[0], 1);
+                assert_eq!(*seen.last().unwrap(), whole.num_steps);
+                let steps: Vec<usize> = seen.windows(2).map(|pair| pair[1] - pair[0]).collect();
+                assert!(steps.iter().rev().skip(1).all(|&step| step == part), "{part}: {steps:?}");
+                stream.advance(3).unwrap();
+                assert_eq!(stream.so_far().num_steps, whole.num_steps);
+            }
+        }
+    }
+    let config = DecodeConfig { method: Method::Beam { beam_size: 2 }, ..case.config() };
+    let mut decoder = Decoder::new(case.model.clone(), config, &client.devices()[0]).unwrap();
+    let error = decoder.stream(&params, &case.prompts).unwrap_err().to_string();
+    assert!(error.contains("cannot be streamed"), "{error}");
 }
 
 #[test]

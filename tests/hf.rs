@@ -754,7 +754,7 @@ fn adapters_that_cannot_be_merged_are_refused() {
     let directory = dir.path().join("adapter");
     let prefix = |module: &str| format!("base_model.model.{module}");
     for (field, value, expected) in [
-        ("use_dora", json!(true), "an adapter with use_dora cannot be merged"),
+        ("use_dora", json!(true), "q_proj.lora_A.weight\" has no lora_magnitude_vector"),
         ("peft_type", json!("IA3"), "an adapter with peft_type IA3 cannot be merged"),
         ("init_lora_weights", json!("pissa_niter_4"), "an adapter with init_lora_weights pissa_niter_4"),
         ("r", json!("three"), "is not the config of a PEFT adapter: invalid type"),

@@ -87,6 +87,7 @@ fn tiny() -> PaliGemmaConfig {
             ..small.llm
         },
         image_size: [42, 42],
+        lora: None,
     }
 }
 

@@ -77,6 +77,7 @@ fn tiny() -> PaliGemmaConfig {
             ..llm
         },
         image_size: [28, 28],
+        lora: None,
     }
 }
 

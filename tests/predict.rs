@@ -118,6 +118,45 @@ fn the_command_prints_what_the_library_predicts_and_draws_it() {
     }
 }
 
+/// Standard output of a run that must succeed.
+#[track_caller]
+fn answer(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn answers_come_in_parts_are_drawn_searched_for_and_of_allowed_tokens() {
+    let folder = folder();
+    let folder = folder.path();
+    let ask = ["--prompt", "describe", "--image", "red.png", "blue.png"];
+    let run = |args: &[&str]| answer(command(folder).args(ask).args(args));
+    let drawn = |seed: &str| run(&["--sampler", "temperature(1.5)", "--seed", seed]);
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+    assert_eq!(run(&["--stream"]), run(&["--batch-size", "1"]));
+
+    let tokens = |args: &[&str]| -> Vec<Vec<i64>> {
+        let lines = run(&[args, &["--json"]].concat());
+        let line = |line: &str| serde_json::from_str::<Json>(line).unwrap()["tokens"].clone();
+        let ids = |tokens: Json| tokens.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+        lines.lines().map(line).map(ids).collect()
+    };
+    let greedy = tokens(&[]);
+    let banned: Vec<String> = greedy.iter().map(|tokens| format!("#{}", tokens[0])).collect();
+    let mut ban = vec!["--ban"];
+    ban.extend(banned.iter().map(String::as_str));
+    for tokens in tokens(&ban) {
+        assert!(!tokens.contains(&greedy[0][0]) && !tokens.contains(&greedy[1][0]), "{tokens:?}");
+    }
+    for tokens in tokens(&["--allow", "#7", "#9", "--beam-size", "2"]) {
+        assert!(tokens.iter().all(|token| [7, 9].contains(token)), "{tokens:?}");
+    }
+    let best = ["--set", "predict.best_of_n=4", "--set", "predict.sampler=top_k(5)"];
+    assert_eq!(tokens(&best), tokens(&["--sampler", "top_k(5)", "--num-samples", "4"]));
+}
+
 #[test]
 fn mistakes_are_told_with_what_to_do() {
     let folder = folder();
@@ -134,6 +173,14 @@ fn mistakes_are_told_with_what_to_do() {
     fails(command(folder).args(ask).arg("cut.png"), 1, "cut.png cannot be preprocessed");
     let sampler = ["red.png", "--sampler", "best"];
     fails(command(folder).args(ask).args(sampler), 2, "unknown sampler \"best\", known are: greedy, temp");
+    let greedy_best = ["red.png", "--num-samples", "3"];
+    fails(command(folder).args(ask).args(greedy_best), 2, "best of 3 continuations are all the same");
+    let token = ["red.png", "--ban", "#300"];
+    fails(command(folder).args(ask).args(token), 2, "token \"#300\" is no number from 0 to 299");
+    let both = ["red.png", "--set", "predict.beam_size=2", "--set", "predict.sampler=top_k(3)"];
+    fails(command(folder).args(ask).args(both), 2, "beam search does not draw");
+    let streamed = ["red.png", "--beam-size", "2", "--stream"];
+    fails(command(folder).args(ask).args(streamed), 2, "cannot be streamed");
     let wider = ["red.png", "--set", "model.llm.mlp_dim=65"];
     fails(command(folder).args(ask).args(wider), 2, "llm/layers/mlp/gating_einsum");
     let mut no_config = Command::cargo_bin("paligemma").unwrap();

@@ -652,6 +652,42 @@ fn a_run_of_big_vision_goes_on_with_its_parameters_moments_and_step() {
 }
 
 #[test]
+fn a_run_of_big_vision_goes_on_with_its_adafactor() {
+    let lab = Lab::with("tiny.yaml", 290);
+    let resume = set("resume", &recorded("checkpoint_bv/adafactor"));
+    let adafactor = "optax_name=big_vision.scale_by_adafactor";
+    let schedule = "schedule={decay_type: rsqrt, timescale: 4, warmup_steps: 2, cooldown_steps: 2}";
+    let args = ["--set", &resume, "--set", adafactor, "--set", "optax={beta2_cap: 0.95}", "--set", schedule];
+    lab.train_recorded("same", &args, 0);
+    let (step, tensors) = lab.state("same");
+    assert_eq!(step, 6);
+    let theirs = open_as_is(recorded("checkpoint_bv/adafactor")).unwrap();
+    let mut kinds = BTreeMap::new();
+    for (name, bytes) in &tensors {
+        let source = match name.strip_prefix("opt/").map(|name| name.split_once('/').unwrap_or((name, ""))) {
+            None => name.clone(),
+            Some(("count", _)) => "opt/1/0/0/0".to_owned(),
+            Some((kind, param)) => {
+                *kinds.entry(kind).or_insert(0) += 1;
+                let place = match kind {
+                    "v_row" => "0/1",
+                    "v_col" => "0/2",
+                    "v" => "0/3",
+                    _ => "2/1",
+                };
+                format!("opt/1/0/{place}/{param}")
+            }
+        };
+        assert_eq!(*bytes, theirs.read(&source).unwrap().bytes(), "{name}");
+    }
+    assert_eq!(kinds["v_row"], kinds["v_col"]);
+    assert_eq!((kinds["v_row"] + kinds["v"], kinds["ema"]), (32, 32));
+    assert!(kinds["v_row"] > 2, "{kinds:?}");
+    lab.train_recorded("longer", &[&args[..], &["--arg", "steps=8"]].concat(), 0);
+    assert_eq!(lab.state("longer").1["opt/count"][..], [8u8, 0, 0, 0]);
+}
+
+#[test]
 fn a_run_can_go_on_from_a_checkpoint_of_another() {
     let lab = Lab::new();
     lab.trained("first", &["--set", "keep_ckpt_steps=6"], 0);

@@ -32,6 +32,12 @@ pub enum Error {
     #[error("{} holds two entries of the same name", .path.display())]
     DuplicateEntries { path: PathBuf },
 
+    #[error(
+        "{} holds no adapters: neither those of a run with lora (lora/alpha and others) nor those of PEFT \
+         (adapter_config.json beside adapter_model.safetensors)", .path.display()
+    )]
+    NoAdapters { path: PathBuf },
+
     #[error("tensor \"{name}\" occurs twice in {}", .path.display())]
     DuplicateTensor { path: PathBuf, name: String },
 
@@ -185,8 +191,11 @@ impl Error {
 
     /// Whether what was named is another thing than was wanted, rather than damaged or out of reach.
     pub fn is_usage(&self) -> bool {
-        use Error::{DoesNotFit, Exists, NotACheckpoint, UnknownPart};
-        matches!(self, NotACheckpoint { .. } | UnknownPart { .. } | DoesNotFit(_) | Exists { .. })
+        use Error::{DoesNotFit, Exists, NoAdapters, NotACheckpoint, UnknownPart};
+        matches!(
+            self,
+            NotACheckpoint { .. } | UnknownPart { .. } | DoesNotFit(_) | Exists { .. } | NoAdapters { .. }
+        )
     }
 
     /// For `map_err`: `cannot ACTION PATH`.

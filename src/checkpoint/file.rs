@@ -1,5 +1,6 @@
 //! Files that are read through the page cache, and files that exist only when they are complete.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::Error;
 
@@ -62,9 +63,7 @@ pub(crate) struct PendingFile {
 
 impl PendingFile {
     pub(crate) fn create(target: &Path) -> Result<Self, Error> {
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(target.file_name().unwrap_or_default());
-        prefix.push(".");
+        let prefix = prefix_of(target);
         remove_abandoned(directory_of(target), &prefix.to_string_lossy());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(TMP_SUFFIX);
@@ -101,6 +100,25 @@ impl Seek for PendingFile {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file.seek(position)
     }
+}
+
+/// What the names of things begin with that are to be called `target`.
+fn prefix_of(target: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(target.file_name().unwrap_or_default());
+    prefix.push(".");
+    prefix
+}
+
+/// A directory in which one that is to be called `target` is made, and with which it goes when it is dropped.
+pub(crate) fn directory_beside(target: &Path) -> Result<TempDir, Error> {
+    let mut builder = tempfile::Builder::new();
+    let prefix = prefix_of(target);
+    builder.prefix(&prefix).suffix(TMP_SUFFIX);
+    // Temporary directories are private by default; a checkpoint is to be as readable as any other.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    builder.tempdir_in(directory_of(target)).map_err(Error::io("create", target))
 }
 
 /// Removes the pending files `PREFIXrandom.tmp` that nobody holds locked, if it can.

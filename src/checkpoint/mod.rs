@@ -8,7 +8,7 @@
 //! | safetensors, one file or sharded | [`safetensors::Safetensors`] | [`safetensors::Writer`] |
 //! | this program's training checkpoints | [`store::Checkpoint`] | [`store::Store`], [`AsyncSaver`] |
 //! | directories of Hugging Face's transformers | [`hf::Import`] | [`hf::Export`], [`hf::Writer`] |
-//! | LoRA adapters of Hugging Face's PEFT, over any of these | [`hf::Merged`] | |
+//! | LoRA adapters, this program's and those of PEFT, over any of these | [`hf::Merged`] | [`hf::write_peft`] |
 //!
 //! [`open`] knows the format from the content and gives the parameters under the names of big_vision's scanned
 //! models, with layers stacked; [`open_state`] gives all that a training saved. [`fit`] changes what big_vision
@@ -27,7 +27,9 @@
 //! ```
 
 mod adapt;
+mod declared;
 mod error;
+mod few_bits;
 mod file;
 mod fit;
 mod gemma;

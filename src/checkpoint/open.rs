@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::few_bits::FewBits;
 use super::file::directory_of;
 use super::hf;
 use super::npz::Npz;
@@ -10,6 +11,9 @@ use super::store::{BEST, Checkpoint, LAST, MANIFEST, is_called_checkpoint, named
 use super::view::View;
 use super::zarr::{self, Arrays};
 use super::{Error, Reader, gemma, layers, pieces};
+
+/// Below what adapters of this program lie, the name of a part.
+const LORA: &str = "lora";
 
 /// How big_vision's file is called that names the last train state of a workdir.
 const BIG_VISION_LAST: &str = "checkpoint.bv-LAST";
@@ -25,6 +29,9 @@ const BIG_VISION_LAST: &str = "checkpoint.bv-LAST";
 ///
 /// A PaliGemma as Hugging Face's transformers saves it is known by its tensors' names and given under
 /// big_vision's; a directory with a LoRA adapter of theirs gives its base model, with the adapter merged.
+///
+/// Adapters of this program that lie beside parameters, as in checkpoints of runs with `lora`, are merged as well, and
+/// kernels in few bits are given as `f32`; the part `:lora` gives the adapters alone.
 ///
 /// A file that holds more than parameters is reduced to them: those below `params/`, or below
 /// `opt/target/` as old Flax checkpoints have them, without the prefix. Layers that are there one by one are given
@@ -55,7 +62,19 @@ pub(super) fn open_nested(path: &Path, depth: usize) -> Result<Box<dyn Reader>, 
     let reader = layers::stack(open_merged(&path, depth)?)?;
     let names = reader.names();
     let root = ["params/", "opt/target/"].into_iter().find(|root| names.iter().any(|n| n.starts_with(root)));
-    let root = root.unwrap_or_default();
+    let mut root = root.unwrap_or_default();
+    // A part of adapters is what they are themselves.
+    let is_changed = hf::has_adapters(names.iter().filter_map(|name| name.strip_prefix(root)));
+    let is_changed = is_changed || FewBits::is_here(names.iter().filter_map(|name| name.strip_prefix(root)));
+    let reader = match is_changed && part.as_deref() != Some(LORA) {
+        false => reader,
+        true => {
+            let reader = plain(View::below(reader, root))?;
+            root = "";
+            reader
+        }
+    };
+    let names = reader.names();
     let prefix = part.as_ref().map_or_else(|| root.to_owned(), |part| format!("{root}{part}/"));
     if prefix.is_empty() {
         return gemma::rename(reader);
@@ -69,6 +88,21 @@ pub(super) fn open_nested(path: &Path, depth: usize) -> Result<Box<dyn Reader>, 
         return Err(Error::UnknownPart { path, part, known });
     }
     gemma::rename(Box::new(selected))
+}
+
+/// Parameters as a model without adapters has them: kernels in few bits as floats, adapters merged.
+fn plain(params: View) -> Result<Box<dyn Reader>, Error> {
+    let mut reader: Box<dyn Reader> = Box::new(params);
+    if FewBits::is_here(reader.names()) {
+        reader = Box::new(FewBits::new(reader));
+    }
+    if !hf::has_adapters(reader.names()) {
+        return Ok(reader);
+    }
+    let adapter = hf::Adapter::of_own(reader.as_ref(), &|name| reader.find(name))?;
+    let prefix = format!("{LORA}/");
+    let base = View::select(reader, |name| !name.starts_with(&prefix));
+    Ok(Box::new(hf::Merged::new(Box::new(base), adapter)?))
 }
 
 /// Opens the parameters of one tower, `img` or `llm`: of a file of this tower, or of one with several (`img/…`,

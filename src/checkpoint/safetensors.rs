@@ -13,6 +13,7 @@ use indexmap::IndexMap;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::Error;
+use super::declared::Declared;
 use super::file::{Map, PendingFile};
 use super::reader::{Reader, check_size, within};
 use crate::array::{DType, HostArray, Shape};
@@ -202,8 +203,7 @@ impl<'de> Deserialize<'de> for Keys {
 pub struct Writer {
     path: PathBuf,
     file: PendingFile,
-    order: Vec<(String, Shape)>,
-    written: usize,
+    declared: Declared,
     bytes: u64,
     hasher: blake3::Hasher,
 }
@@ -232,7 +232,8 @@ impl Writer {
         let header = header(path, &order, metadata)?;
         let file = PendingFile::create(path)?;
         let hasher = blake3::Hasher::new();
-        let mut writer = Writer { path: path.to_owned(), file, order, written: 0, bytes: 0, hasher };
+        let declared = Declared::new(order);
+        let mut writer = Writer { path: path.to_owned(), file, declared, bytes: 0, hasher };
         writer.emit(&(header.len() as u64).to_le_bytes())?;
         writer.emit(header.as_bytes())?;
         Ok(writer)
@@ -240,26 +241,19 @@ impl Writer {
 
     /// Names and shapes in the order in which they are to be written.
     pub fn order(&self) -> &[(String, Shape)] {
-        &self.order
+        self.declared.order()
     }
 
     /// # Errors
     /// When another tensor is due, its size is not the declared one, or the disk is full.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let due = self.order.get(self.written);
-        let Some((_, shape)) = due.filter(|(due, _)| due == name) else {
-            let expected = due.map(|(name, _)| name.clone());
-            return Err(Error::WriteOrder { path: self.path.clone(), expected, name: name.to_owned() });
-        };
-        check_size(name, shape, bytes)?;
-        self.emit(bytes)?;
-        self.written += 1;
-        Ok(())
+        self.declared.take(&self.path, name, bytes)?;
+        self.emit(bytes)
     }
 
     /// Whether all declared tensors are written.
     pub(crate) fn is_complete(&self) -> bool {
-        self.written == self.order.len()
+        self.declared.is_complete()
     }
 
     /// Completes the file and gives it its name.
@@ -267,9 +261,7 @@ impl Writer {
     /// # Errors
     /// When a declared tensor is missing or the disk is full; then nothing has changed.
     pub fn finish(self) -> Result<Written, Error> {
-        if let Some((next, _)) = self.order.get(self.written) {
-            return Err(Error::Unfinished { path: self.path, next: next.clone() });
-        }
+        self.declared.check_complete(&self.path)?;
         self.file.commit()?;
         Ok(Written { bytes: self.bytes, blake3: self.hasher.finalize().to_hex().to_string() })
     }

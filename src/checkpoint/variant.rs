@@ -234,7 +234,7 @@ mod tests {
     fn published(llm: &str, side: usize, vocab_size: usize) -> PaliGemmaConfig {
         let img = SiglipConfig { pool_type: PoolType::None, ..SiglipConfig::variant("So400m/14").unwrap() };
         let llm = GemmaConfig { vocab_size, ..GemmaConfig::variant(llm).unwrap() };
-        PaliGemmaConfig { img, llm, image_size: [side, side] }
+        PaliGemmaConfig { img, llm, image_size: [side, side], lora: None }
     }
 
     fn variant(config: &PaliGemmaConfig) -> Variant {

@@ -1,6 +1,6 @@
 //! `paligemma convert`: a checkpoint in another format.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -50,7 +50,7 @@ pub struct Args {
     shard_gb: f64,
 }
 
-fn float_dtype(text: &str) -> Result<DType, String> {
+pub(super) fn float_dtype(text: &str) -> Result<DType, String> {
     let dtype = text.parse::<DType>().ok().filter(|dtype| dtype.is_float());
     dtype.ok_or_else(|| "expected bfloat16, float16, float32 or float64".to_owned())
 }
@@ -64,8 +64,18 @@ pub fn run(args: &Args, console: &Console) -> Result<Outcome, Error> {
         }
     })?;
     let plan = Plan::new(&args.source, &args.target, &options(args)?)?;
+    finish(plan, &args.target, &interrupt, console)
+}
+
+/// Runs a conversion to `target` and says what came of it.
+pub(super) fn finish(
+    plan: Plan,
+    target: &Path,
+    interrupt: &AtomicBool,
+    console: &Console,
+) -> Result<Outcome, Error> {
     let transfer = console.transfer("converting", plan.num_bytes());
-    let summary = match plan.run(&interrupt, |bytes| transfer.advance(bytes)) {
+    let summary = match plan.run(interrupt, |bytes| transfer.advance(bytes)) {
         Err(convert::Error::Interrupted) => {
             console.line(&convert::Error::Interrupted.to_string());
             return Ok(Outcome::Interrupted);
@@ -83,7 +93,7 @@ pub fn run(args: &Args, console: &Console) -> Result<Outcome, Error> {
     rows.push(("format".to_owned(), summary.format.name().to_owned()));
     let size = binary_size(summary.bytes as usize);
     rows.push(("tensors".to_owned(), format!("{}, {size}", summary.num_tensors)));
-    console.summary(&format!("{} is complete", args.target.display()), &rows);
+    console.summary(&format!("{} is complete", target.display()), &rows);
     Ok(Outcome::Done)
 }
 

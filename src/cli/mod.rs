@@ -9,6 +9,7 @@ pub mod data_tokenizer;
 pub mod devices;
 pub mod eval;
 pub mod inspect;
+pub mod lora;
 pub mod predict;
 pub mod report;
 pub mod train;
@@ -48,6 +49,9 @@ enum Verb {
     Predict(predict::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
+    /// Merge LoRA adapters into a model, or hand them to PEFT
+    #[command(subcommand)]
+    Lora(lora::Command),
     /// Make and look at data
     #[command(subcommand)]
     Data(Data),
@@ -182,6 +186,7 @@ fn run(verb: &Verb, console: &Console, process_start: Instant) -> Result<Outcome
         Verb::Data(Data::Ops(args)) => data_ops::run(args)?,
         Verb::Convert(args) => return convert::run(args, console),
         Verb::Inspect(args) => inspect::run(args, console)?,
+        Verb::Lora(command) => return lora::run(command, console),
         Verb::Data(Data::Synth(args)) => data_synth::run(args)?,
         Verb::Data(Data::Tokenizer(args)) => data_tokenizer::run(args)?,
         Verb::Devices(args) => devices::run(args)?,

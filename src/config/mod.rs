@@ -27,6 +27,7 @@ mod error;
 mod evals;
 mod input;
 mod load;
+mod lora;
 mod model;
 mod modes;
 mod node;
@@ -49,6 +50,7 @@ pub use input::{
     Parquet, ShuffleReach, Source, TfRecord, Tfds, WebDataset,
 };
 pub use load::{Loaded, split_assignment};
+pub use lora::{FrozenType, Lora, LoraTargets, TowerTargets};
 pub use model::{Img, Llm, Model, PoolType, Posemb, QueryPreAttnNorm, RematPolicy};
 pub use modes::Mode;
 pub use node::{Entry, Kind, Node, Span};

@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::array::DType;
-    use crate::config::{Config, DecayType, Loaded, Mode, Reduction};
+    use crate::config::{Config, DecayType, FrozenType, Loaded, Mode, Reduction};
 
     fn load(yaml: &str) -> Loaded {
         Config::parse(yaml, Path::new("run.yaml"), &[], &[]).unwrap_or_else(|error| panic!("{error}"))
@@ -167,7 +167,10 @@ mod tests {
         assert!(input.pp.contains("model='sp(\"spm.model\")'"), "{}", input.pp);
         assert!(input.pp.contains("tolen(128, pad_value=0, key=\"mask_ar\")"), "{}", input.pp);
         assert_eq!((input.batch_size, notebook.lr), (8, 0.03));
-        assert_eq!((notebook.frozen_dtype, notebook.model.img.dtype_mm), (Some(DType::F16), DType::F16));
+        assert_eq!(
+            (notebook.frozen_dtype, notebook.model.img.dtype_mm),
+            (Some(FrozenType::Float(DType::F16)), DType::F16)
+        );
         assert_eq!(notebook.schedule.get("llm/embedder/input_embedding"), Some(&None));
         let schedule = notebook.schedule.get("llm/layers/attn/q_einsum/w").unwrap().as_ref().unwrap();
         assert_eq!(schedule.decay_type, DecayType::Cosine);

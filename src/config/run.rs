@@ -3,6 +3,7 @@
 use super::decode::{Decoder, FilePath, Named};
 use super::evals::Eval;
 use super::input::Input;
+use super::lora::{FrozenType, Lora};
 use super::model::Model;
 use super::modes::Mode;
 use super::node::{Node, Span};
@@ -42,8 +43,11 @@ config_section! {
         pub resume: Option<FilePath> = None;
         /// Type in which matrix products of the training step are computed.
         pub compute_dtype: DType = DType::F32;
-        /// Type in which parameters without a schedule are kept; null keeps float32.
-        pub frozen_dtype: Option<DType> = None;
+        /// Type in which parameters without a schedule are kept; null keeps float32. `int8` and `nf4` keep kernels
+        /// beside `lora` in eight and four bits, with a scale for 64 of them, and the rest in bfloat16.
+        pub frozen_dtype: Option<FrozenType> = None;
+        /// Adapters to train instead of the model.
+        pub lora: Option<Lora> = None;
         /// The optimizer: `scale_by_adam`, `big_vision.scale_by_adafactor`, `big_vision.sgd`, ...
         pub optax_name: String = "scale_by_adam".into();
         /// Arguments of the optimizer, such as `b2`.

@@ -126,7 +126,7 @@ fn all_mistakes_are_shown_at_once_with_their_places() {
     let expected = "\
 11 problems in the config
 
-run.yaml:1:1: unknown key \"lrr\", did you mean \"lr\"
+run.yaml:1:1: unknown key \"lrr\", did you mean \"lr\" or \"lora\"
   |
 1 | lrr: 1e-5
   | ^^^

@@ -25,6 +25,11 @@ impl Pattern {
         Ok(Pattern { text: text.to_owned(), regex: Regex::new(&format!("^(?:{text})$"))? })
     }
 
+    /// The pattern that matches every name.
+    pub fn any() -> Pattern {
+        Pattern::new(".*").expect("it is a regular expression")
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }

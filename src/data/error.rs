@@ -29,8 +29,6 @@ pub enum Error {
     Damaged { path: PathBuf, offset: u64, problem: String },
     #[error("{}: {problem}", pattern.display())]
     NoFiles { pattern: PathBuf, problem: String },
-    #[error("{}: {problem}", path.display())]
-    Description { path: PathBuf, problem: String },
     #[error("cannot download {what} of data set {repo} ({revision}); private data sets need HF_TOKEN")]
     Hub { what: String, repo: String, revision: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{source_name} has no rows")]

@@ -49,9 +49,7 @@ impl Decoder {
         let eos_token = self.config().eos_token;
         let so_far = Continuations { tokens: empty.clone(), logp: empty, num_steps: 0, eos_token };
         let params = params.to_vec();
-        // A batch of rows that nobody waits for is done as it is.
-        let is_done = !prompts.mask.bytes().contains(&1);
-        let mut stream = Stream { decoder: self, params, signature, state, so_far, is_done };
+        let mut stream = Stream { decoder: self, params, signature, state, so_far, is_done: false };
         stream.look()?;
         Ok(stream)
     }
@@ -91,7 +89,7 @@ impl Stream<'_> {
         let [num_steps, finished, tokens, logp] = download(wanted)?;
         let num_steps = num_steps.values::<i32>()?[0] as usize;
         let all_ended = finished.bytes().iter().all(|&finished| finished != 0);
-        self.is_done |= all_ended || num_steps >= self.decoder.config().max_decode_len;
+        self.is_done = all_ended || num_steps >= self.decoder.config().max_decode_len;
         self.so_far = Continuations { tokens, logp, num_steps, eos_token: self.so_far.eos_token };
         Ok(())
     }

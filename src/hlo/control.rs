@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::emit::{Computation, Emitter, Instruction, array, dtype_of, tuple_shape};
+use super::convert::{array, dtype_of, ints, tuple_shape};
+use super::emit::{Computation, Emitter, Instruction};
 use super::proto::ShapeProto;
 use crate::array::{DType, HostArray, Shape};
 use crate::graph::{Comparison, Function, Node, ScanSpec};
@@ -176,7 +177,7 @@ impl Emitter {
         let dtype = dtype_of(&stacked.shape);
         let one_step = with_leading_one(dtype, &dims);
         let slice = self.add(to, "dynamic-slice", array(&one_step), &operands(&[stacked], position, zero));
-        to.last().dynamic_slice_sizes = super::emit::ints(one_step.dims());
+        to.last().dynamic_slice_sizes = ints(one_step.dims());
         self.add(to, "reshape", array(&Shape::new(dtype, dims)), &[&slice])
     }
 

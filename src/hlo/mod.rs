@@ -5,6 +5,7 @@
 //! module's size does not depend on the length of its loops.
 
 mod control;
+mod convert;
 mod emit;
 #[cfg(test)]
 mod properties;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write as _};
 
-use super::emit::{Module, dtype_of};
+use super::convert::dtype_of;
+use super::emit::Module;
 use super::proto::*;
 
 impl Display for Module {

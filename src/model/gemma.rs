@@ -336,12 +336,11 @@ impl GemmaConfig {
         cached: impl FnOnce(&Value, &Value) -> Result<(Value, Value)>,
     ) -> Result<Value> {
         let (query, key, value) = if self.num_kv_heads == self.num_heads {
-            let w = params.get("qkv_einsum/w")?.convert(x.dtype())?;
-            let qkv = x.einsum("BSD,CKDH->CBSKH", &w)?;
+            let qkv = params.product("qkv_einsum/w", x, "BSD,CKDH->CBSKH")?;
             (qkv.index_in_dim(0, 0)?, qkv.index_in_dim(0, 1)?, qkv.index_in_dim(0, 2)?)
         } else {
-            let query = x.einsum("BTD,NDH->BTNH", &params.get("q_einsum/w")?.convert(x.dtype())?)?;
-            let kv = x.einsum("BSD,CKDH->CBSKH", &params.get("kv_einsum/w")?.convert(x.dtype())?)?;
+            let query = params.product("q_einsum/w", x, "BTD,NDH->BTNH")?;
+            let kv = params.product("kv_einsum/w", x, "BSD,CKDH->CBSKH")?;
             (query, kv.index_in_dim(0, 0)?, kv.index_in_dim(0, 1)?)
         };
         let scale = match self.query_pre_attn_norm {
@@ -361,15 +360,13 @@ impl GemmaConfig {
         let weights = softmax(&logits)?.convert(value.dtype())?;
         let mixed =
             weights.einsum("BKGTS,BSKH->BTKGH", &value)?.reshape(&[batch, length, heads, head_dim])?;
-        mixed.einsum("BTNH,NHD->BTD", &params.get("attn_vec_einsum/w")?.convert(x.dtype())?)
+        params.product("attn_vec_einsum/w", &mixed, "BTNH,NHD->BTD")
     }
 
     fn feed_forward(&self, params: &Params, x: &Value) -> Result<Value> {
-        let gating = params.get("gating_einsum")?;
-        let project =
-            |index: usize| x.einsum("BTD,DF->BTF", &gating.index_in_dim(0, index)?.convert(x.dtype())?);
+        let project = |index| params.product_with_group("gating_einsum", index, x, "BTD,DF->BTF");
         let hidden = gelu(&project(0)?)?.mul(&project(1)?)?;
-        hidden.einsum("BTF,FD->BTD", &params.get("linear")?.convert(x.dtype())?)
+        params.product("linear", &hidden, "BTF,FD->BTD")
     }
 }
 

@@ -5,6 +5,7 @@
 //! run under a scan, so programs do not grow with depth.
 
 mod gemma;
+mod lora;
 mod loss;
 mod paligemma;
 mod siglip;
@@ -12,6 +13,7 @@ mod taps;
 mod variant;
 
 pub use gemma::{GemmaConfig, KvCache, QueryNorm};
+pub use lora::{LORA, LoraConfig, is_quantised, scale_name};
 pub use loss::{LossConfig, Reduction, TokenLoss};
 pub use paligemma::{Examples, Forward, PaliGemmaConfig, Prompt};
 pub use siglip::{PoolType, PosEmb, SiglipConfig};

@@ -1,7 +1,7 @@
 //! Both towers together: big_vision's `models/proj/paligemma/paligemma.py`.
 
 use super::gemma::DROPOUT_SITES;
-use super::{GemmaConfig, KvCache, LossConfig, SiglipConfig, Taps, TokenLoss};
+use super::{GemmaConfig, KvCache, LoraConfig, LossConfig, SiglipConfig, Taps, TokenLoss};
 use crate::array::{DType, Shape};
 use crate::graph::{Builder, Result, Value};
 use crate::nn::{AttentionMask, Dropout, Params};
@@ -14,6 +14,8 @@ pub struct PaliGemmaConfig {
     pub llm: GemmaConfig,
     /// Height and width of images in pixels.
     pub image_size: [usize; 2],
+    /// Adapters beside its kernels, if it has any.
+    pub lora: Option<LoraConfig>,
 }
 
 /// What a forward pass over images and text leaves.
@@ -51,11 +53,28 @@ impl PaliGemmaConfig {
         self.img.num_tokens(self.image_size)
     }
 
-    /// All parameters, under `img/` and `llm/`.
+    /// All parameters, under `img/` and `llm/`, and what belongs to them, under `lora/` and `quant/`.
+    ///
+    /// # Errors
+    /// When a kernel cannot be kept as [`LoraConfig::quant`] wants it.
     pub fn params(&self) -> std::result::Result<ParamSpecs, crate::params::Error> {
+        let base = self.base_params();
+        ParamSpecs::new(match &self.lora {
+            Some(lora) => lora.params(base)?,
+            None => base,
+        })
+    }
+
+    /// The parameters without adapters, as floats.
+    pub fn base_params(&self) -> Vec<ParamSpec> {
         let img = self.img.params(self.image_size, self.llm.width).into_iter().map(|spec| spec.under("img"));
         let llm = self.llm.params().into_iter().map(|spec| spec.under("llm"));
-        ParamSpecs::new(img.chain(llm).collect::<Vec<ParamSpec>>())
+        img.chain(llm).collect()
+    }
+
+    /// Whether a training step drops anything.
+    pub fn has_dropout(&self) -> bool {
+        self.llm.dropout > 0.0 || self.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0)
     }
 
     /// Embeds images `[B, H, W, 3]` (or `[B, frames, H, W, 3]`) and text `s32 [B, T]`. `input_mask`
@@ -123,6 +142,11 @@ impl PaliGemmaConfig {
         taps: &mut Taps,
     ) -> Result<Forward> {
         let b = params.builder();
+        let adapter_rate = self.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        let params = &match dropout_state.filter(|_| adapter_rate > 0.0) {
+            Some(state) => params.with_adapter_dropout(state, adapter_rate)?,
+            None => params.clone(),
+        };
         let prompt = self.embed(params, image, text, None, mask_ar, taps)?;
         let _scope = b.scope("llm");
         let mask = AttentionMask::prefix_lm(&prompt.input_mask, &prompt.mask_ar)?;

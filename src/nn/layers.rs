@@ -13,21 +13,20 @@ pub fn dense(params: &Params, x: &Value, dtype: Option<DType>) -> Result<Value> 
 #[track_caller]
 pub fn dense_general(params: &Params, x: &Value, num_axes: usize, dtype: Option<DType>) -> Result<Value> {
     let (kernel, bias) = (params.get("kernel")?, params.get("bias")?);
-    let (x, kernel, bias) = match dtype {
-        Some(dtype) => (x.convert(dtype)?, kernel.convert(dtype)?, bias.convert(dtype)?),
-        None => {
-            let (x, kernel) = promote(x, kernel)?;
-            let bias = bias.convert(x.dtype())?;
-            (x, kernel, bias)
-        }
+    let x = match dtype {
+        Some(dtype) => x.convert(dtype)?,
+        None => promote(x, kernel)?.0,
     };
-    let first = x.rank() - num_axes;
-    let dims = crate::graph::DotDims {
-        lhs_contracting: (first..x.rank()).collect(),
-        rhs_contracting: (0..num_axes).collect(),
-        ..Default::default()
-    };
-    x.dot_general(&kernel, dims)?.add(&bias)
+    let bias = bias.convert(x.dtype())?;
+    params.product("kernel", &x, &dense_spec(x.rank(), kernel.rank(), num_axes))?.add(&bias)
+}
+
+/// The `einsum` that contracts the last `num_axes` axes of one operand with the first of another.
+fn dense_spec(rank: usize, kernel_rank: usize, num_axes: usize) -> String {
+    let letters: String = ('A'..='Z').take(rank + kernel_rank.saturating_sub(num_axes)).collect();
+    let (operand, outputs) = letters.split_at(rank);
+    let (rest, inputs) = operand.split_at(rank.saturating_sub(num_axes));
+    format!("{operand},{inputs}{outputs}->{rest}{outputs}")
 }
 
 /// flax's `LayerNorm` over the last dimension: `f32` statistics with the variance as

@@ -5,6 +5,7 @@
 
 mod attention;
 mod dropout;
+mod kernel;
 mod layers;
 mod numerics;
 mod params;

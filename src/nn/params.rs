@@ -3,16 +3,53 @@ use std::collections::BTreeMap;
 use crate::graph::{Builder, Result, ScanOptions, Value};
 
 /// The values of parameters, by name below some prefix.
+///
+/// What belongs to a parameter stands under its name below a prefix of its own, `lora/` for adapters and `quant/`
+/// for scales (`lora/llm/layers/mlp/linear/a`), and follows it here wherever it goes: [`product`](Self::product)
+/// finds it beside the kernel.
 #[derive(Debug, Clone)]
 pub struct Params {
-    builder: Builder,
+    pub(super) builder: Builder,
     prefix: String,
     values: BTreeMap<String, Value>,
+    /// What belongs to parameters, under their names and its own: `…/linear/a`.
+    pub(super) parts: BTreeMap<String, Value>,
+    pub(super) lora: Lora,
 }
+
+/// What all adapters have in common.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lora {
+    /// `f32[]`, which is divided by the rank.
+    pub alpha: Option<Value>,
+    /// Rate at which inputs of adapters with a state are dropped.
+    pub dropout: f64,
+}
+
+/// What belongs to a parameter has its name below one of these.
+const PARTS: [&str; 2] = ["lora/", "quant/"];
+/// The factor of all adapters.
+const ALPHA: &str = "lora/alpha";
 
 impl Params {
     pub fn new(builder: &Builder, values: impl IntoIterator<Item = (String, Value)>) -> Self {
-        Params { builder: builder.clone(), prefix: String::new(), values: values.into_iter().collect() }
+        let mut params = Params {
+            builder: builder.clone(),
+            prefix: String::new(),
+            values: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            lora: Lora::default(),
+        };
+        for (name, value) in values {
+            if name == ALPHA {
+                params.lora.alpha = Some(value);
+            } else if let Some(of) = PARTS.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+                params.parts.insert(of.to_owned(), value);
+            } else {
+                params.values.insert(name, value);
+            }
+        }
+        params
     }
 
     /// # Errors
@@ -35,6 +72,8 @@ impl Params {
             builder: self.builder.clone(),
             prefix: format!("{}{path}", self.prefix),
             values: self.values.iter().filter_map(below).collect(),
+            parts: self.parts.iter().filter_map(below).collect(),
+            lora: self.lora.clone(),
         }
     }
 
@@ -43,7 +82,7 @@ impl Params {
         Params { builder: body.clone(), ..self.clone() }
     }
 
-    /// The same names with other values: `f` gets each name with its value.
+    /// The same names with other values: `f` gets each name with its value, but nothing that belongs to another.
     pub fn map(&self, f: impl Fn(&str, &Value) -> Result<Value>) -> Result<Params> {
         let mapped = |(name, value): (&String, &Value)| Ok((name.clone(), f(name, value)?));
         Ok(Params { values: self.values.iter().map(mapped).collect::<Result<_>>()?, ..self.clone() })
@@ -65,11 +104,21 @@ pub fn scan_layers(
     options: ScanOptions,
     body: impl FnOnce(&Params, &[Value], &[Value]) -> Result<(Vec<Value>, Vec<Value>)>,
 ) -> Result<(Vec<Value>, Vec<Value>)> {
-    let stacked: Vec<Value> = layers.values.values().chain(xs).cloned().collect();
+    let Params { values, parts, .. } = layers;
+    let stacked: Vec<Value> = values.values().chain(parts.values()).chain(xs).cloned().collect();
     layers.builder.scan(depth, init, &stacked, options, |b, carries, steps| {
-        let (of_layer, xs) = steps.split_at(layers.values.len());
-        let values = layers.values.keys().cloned().zip(of_layer.iter().cloned()).collect();
-        let params = Params { builder: b.clone(), prefix: layers.prefix.clone(), values };
+        let (of_layer, steps) = steps.split_at(values.len());
+        let (of_parts, xs) = steps.split_at(parts.len());
+        let named = |all: &BTreeMap<String, Value>, of_layer: &[Value]| {
+            all.keys().cloned().zip(of_layer.iter().cloned()).collect()
+        };
+        let params = Params {
+            builder: b.clone(),
+            prefix: layers.prefix.clone(),
+            values: named(values, of_layer),
+            parts: named(parts, of_parts),
+            lora: layers.lora.clone(),
+        };
         body(&params, carries, xs)
     })
 }

@@ -20,6 +20,8 @@ use crate::array::{DType, HostArray, Shape};
 pub enum Init {
     Zeros,
     Ones,
+    /// The same number everywhere.
+    Constant(f64),
     /// Normal with mean 0 (`nn.initializers.normal`).
     Normal {
         stddev: f64,
@@ -113,7 +115,8 @@ impl Init {
     pub fn draw(&self, name: &str, shape: &Shape, seed: u64) -> Result<HostArray, Error> {
         let sampler = match self {
             Init::Zeros => return Ok(HostArray::zeros(shape.clone())),
-            Init::Ones => return Ok(ones(shape)),
+            Init::Ones => return Ok(filled(shape, 1.0)),
+            Init::Constant(value) => return Ok(filled(shape, *value)),
             Init::Normal { stddev } => Sampler::Normal { stddev: *stddev as f32 },
             Init::XavierUniform { fan_in, fan_out } => {
                 let bound = (6.0 / (fan_in + fan_out) as f64).sqrt();
@@ -131,6 +134,7 @@ impl Init {
         match self {
             Init::Zeros => "zeros",
             Init::Ones => "ones",
+            Init::Constant(_) => "constant",
             Init::Normal { .. } => "normal",
             Init::XavierUniform { .. } => "xavier_uniform",
             Init::VarianceScaling(_) => "variance_scaling",
@@ -223,8 +227,8 @@ impl Sampler {
     }
 }
 
-fn ones(shape: &Shape) -> HostArray {
-    let one = HostArray::scalar(1u8).cast(shape.dtype());
+fn filled(shape: &Shape, value: f64) -> HostArray {
+    let one = HostArray::scalar(value).cast(shape.dtype());
     let mut array = HostArray::zeros(shape.clone());
     array.bytes_mut().chunks_exact_mut(one.bytes().len()).for_each(|out| out.copy_from_slice(one.bytes()));
     array

@@ -2,18 +2,23 @@
 //!
 //! Names are big_vision's flat names (`llm/layers/attn/q_einsum/w`), letter for letter. This module owns
 //! the list of them ([`ParamSpecs`]), the ordered regex lists by which configs speak about them
-//! ([`Patterns`]) and flax's initialisers ([`Init`]). It knows nothing of files (see `checkpoint`), of graphs
+//! ([`Patterns`]), flax's initialisers ([`Init`]), what the axes of kernels mean ([`Kernel`]) and how kernels are kept
+//! in few bits ([`Quant`]). It knows nothing of files (see `checkpoint`), of graphs
 //! or of what a model computes.
 
 pub mod init;
+mod kernel;
 mod nearest;
 pub mod pattern;
+mod quant;
 mod spec;
 
 pub use init::{Distribution, FanMode, Init, VarianceScaling};
+pub use kernel::{Kernel, KernelDims};
 pub(crate) use nearest::hint as nearest_hint;
 pub use nearest::nearest;
 pub use pattern::{Assignment, Patterns, Unused};
+pub use quant::{NF4, Quant};
 pub use spec::{ParamSpec, ParamSpecs};
 
 use crate::array::Shape;
@@ -65,6 +70,9 @@ pub enum Error {
 
     #[error("axis {axis} of the initialiser of \"{name}\" is outside its shape {shape}")]
     BadAxis { name: String, shape: Shape, axis: isize },
+
+    #[error("{name} of shape {shape} cannot be kept as {}: its last extent is odd", .quant.name())]
+    NotQuantisable { name: String, shape: Shape, quant: Quant },
 
     #[error("parameter \"{name}\" of shape {shape} cannot be initialised by {init}: it is not a float")]
     NotFloat { name: String, shape: Shape, init: &'static str },

@@ -90,7 +90,8 @@ impl LoadedModel {
     /// Where the config lacks a tokenizer or an image size, or has no such model; where the checkpoint is
     /// damaged or of another model: then with all names that do not fit.
     pub fn open(checkpoint: &Path, loaded: &Loaded) -> Result<Self, Error> {
-        let config = setup::model_config(loaded)?;
+        // Checkpoints are opened with their adapters merged.
+        let config = PaliGemmaConfig { lora: None, ..setup::model_config(loaded)? };
         let preprocessing = preprocessing(&config, loaded)?;
         let tokenizer = setup::tokenizer(loaded)?;
         let tokenizer = with_locations(tokenizer, config.llm.vocab_size)?;
@@ -151,6 +152,7 @@ mod tests {
                 },
                 llm: GemmaConfig { vocab_size: 257_152, ..GemmaConfig::variant(llm).unwrap() },
                 image_size: [side, side],
+                lora: None,
             };
             let specs = model.params().unwrap();
             let text = json!({ "model": published_model(&Variant::of_specs(&specs).unwrap()).unwrap() });

@@ -4,12 +4,14 @@
 mod data;
 mod device;
 mod input;
+mod lora;
 mod model;
 mod optimizer;
 
 pub use data::{PpPreprocess, eval_source, example_of, pp_env, source, tokenizer};
 pub use device::{client, client_of, plugin_request};
 pub use input::{alone, shuffle, streams};
+pub use lora::lora_config;
 pub use model::{init_files, initial_params, model_config, param_dtypes};
 pub use optimizer::{Schedules, optimizer, transform};
 

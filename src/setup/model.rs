@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::Error;
+use super::lora::{lora_config, with_adapters};
 use crate::array::{DType, HostArray};
 use crate::checkpoint::{self, BaseFile, Fitted, Reader};
 use crate::config::{self, Loaded};
 use crate::graph::RematPolicy;
-use crate::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
+use crate::model::{GemmaConfig, LORA, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
 use crate::params::{ParamSpec, ParamSpecs, Patterns};
 
 /// The model that a config describes: published sizes by name, with what the config sets beside them.
@@ -35,7 +36,9 @@ pub fn model_config(loaded: &Loaded) -> Result<PaliGemmaConfig, Error> {
         let message = format!("model.image_size is {size}, expected at least a patch of {height}x{width}");
         return Err(loaded.error_at("model.image_size", message).into());
     }
-    Ok(PaliGemmaConfig { img, llm, image_size: [size, size] })
+    let mut model = PaliGemmaConfig { img, llm, image_size: [size, size], lora: None };
+    model.lora = lora_config(loaded, &model.base_params())?;
+    Ok(model)
 }
 
 fn img_config(loaded: &Loaded, img: &config::Img, compute: DType) -> Result<SiglipConfig, Error> {
@@ -167,14 +170,20 @@ fn remat_policy(policy: config::RematPolicy) -> RematPolicy {
     }
 }
 
-/// The parameters in the types that they are kept in: `f32` where trained, `frozen` elsewhere.
+/// The parameters in the types that they are kept in: `f32` where trained, `frozen` elsewhere. What belongs to other
+/// parameters, and codes, which are no floats, keep their own.
 pub fn param_dtypes(
     specs: &ParamSpecs,
     frozen: DType,
     is_trained: impl Fn(&str) -> bool,
 ) -> Result<ParamSpecs, Error> {
     let kept = |spec: &ParamSpec| {
-        let dtype = if is_trained(&spec.name) { DType::F32 } else { frozen };
+        let is_part = [LORA, "quant"].iter().any(|root| spec.name.split('/').next() == Some(root));
+        let dtype = match is_part || !spec.shape.dtype().is_float() {
+            true => spec.shape.dtype(),
+            false if is_trained(&spec.name) => DType::F32,
+            false => frozen,
+        };
         ParamSpec { shape: spec.shape.with_dtype(dtype), ..spec.clone() }
     };
     Ok(ParamSpecs::new(specs.iter().map(kept).collect::<Vec<_>>())?)
@@ -208,6 +217,15 @@ pub fn init_files(loaded: &Loaded) -> Result<Vec<BaseFile>, Error> {
 /// # Errors
 /// When a checkpoint cannot be read or does not fit: then with all names that do not.
 pub fn initial_params(loaded: &Loaded, specs: &ParamSpecs) -> Result<Vec<HostArray>, Error> {
+    let model = model_config(loaded)?;
+    let Some(lora) = &model.lora else { return base_values(loaded, specs) };
+    let base = base_specs(&model, specs)?;
+    let values = base_values(loaded, &base)?;
+    with_adapters(loaded, lora, specs, base.names().map(str::to_owned).zip(values).collect())
+}
+
+/// The first values of parameters of the model itself.
+fn base_values(loaded: &Loaded, specs: &ParamSpecs) -> Result<Vec<HostArray>, Error> {
     let config = &loaded.config;
     let load = [("img", &config.model_load.img_load_kw), ("llm", &config.model_load.llm_load_kw)];
     let mut found = HashMap::new();
@@ -240,6 +258,16 @@ pub fn initial_params(loaded: &Loaded, specs: &ParamSpecs) -> Result<Vec<HostArr
     let draw = |spec: &ParamSpec| spec.init(config.seed);
     let values = values.into_par_iter();
     Ok(values.map(|(spec, value)| value.map_or_else(|| draw(spec), Ok)).collect::<Result<_, _>>()?)
+}
+
+/// The parameters of a model's base, as floats: in the types that `specs` has them in, except those that it has in
+/// few bits.
+fn base_specs(model: &PaliGemmaConfig, specs: &ParamSpecs) -> Result<ParamSpecs, Error> {
+    let kept = |spec: ParamSpec| {
+        let dtype = specs.find(&spec.name).map(|kept| kept.shape.dtype()).filter(|dtype| dtype.is_float());
+        ParamSpec { shape: spec.shape.with_dtype(dtype.unwrap_or(DType::F32)), ..spec }
+    };
+    Ok(ParamSpecs::new(model.base_params().into_iter().map(kept).collect::<Vec<_>>())?)
 }
 
 /// Loads what `specs` wants from one checkpoint, except for what `dont_load` matches, and says what was done.

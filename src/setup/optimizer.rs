@@ -124,6 +124,10 @@ pub fn optimizer(
     let config = &loaded.config;
     let mut schedules = Vec::new();
     let mut numbers = Vec::new();
+    if config.lora.is_some() {
+        // Adapters are trained, and nothing that they stand beside.
+        numbers.push(("(img|llm|quant)/.*|lora/alpha".to_owned(), None));
+    }
     for (pattern, spec) in &config.schedule.0 {
         let number = match spec {
             None => None,

@@ -12,7 +12,7 @@ use super::watch::Watch;
 use super::{Error, Request};
 use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
-use crate::config::{Horizon, Loaded, Reduction};
+use crate::config::{FrozenType, Horizon, Loaded, Reduction};
 use crate::data::{Batch, Loader, LoaderOptions, Remainder, Stream};
 use crate::exec;
 use crate::hlo;
@@ -49,6 +49,8 @@ pub(super) struct Prepared {
     pub watch: Watch,
     /// Whether the workdir has a checkpoint of where it stands.
     pub is_saved: bool,
+    /// Whether that is one that is kept for good.
+    pub is_kept: bool,
     pub horizon: Horizon,
     pub total_steps: u64,
     pub batch_size: u64,
@@ -100,7 +102,8 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let all = model.params()?;
     let (optimizer, schedules) = setup::optimizer(loaded, &all, total_steps, batch_size, data_size)?;
     let is_trained = |name: &str| optimizer.trained().iter().any(|trained| trained.name == name);
-    let specs = setup::param_dtypes(&all, config.frozen_dtype.unwrap_or(DType::F32), is_trained)?;
+    let frozen = config.frozen_dtype.map_or(DType::F32, FrozenType::dtype);
+    let specs = setup::param_dtypes(&all, frozen, is_trained)?;
     console.line(&overview(&specs, is_trained));
 
     let store = Arc::new(Store::open(request.workdir)?);
@@ -218,6 +221,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         progress,
         watch,
         is_saved: resumed.is_some(),
+        is_kept: resumed.as_ref().is_some_and(Checkpoint::keep),
         horizon,
         total_steps,
         batch_size,

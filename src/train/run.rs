@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
         let mut timing = Timing::new(request.process_start);
         timing.compile_secs = prepared.compile_secs;
         let state = prepared.take_state();
-        let saved_step = prepared.is_saved.then_some(done);
+        let (saved_step, saved_for_good) = (prepared.is_saved.then_some(done), prepared.is_kept);
         Ok(Run {
             request,
             saver: AsyncSaver::new(prepared.store.clone(), prepared.frozen.take()),
@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
             latest: Vec::new(),
             step: done,
             saved_step,
-            saved_for_good: false,
+            saved_for_good,
             is_best: false,
             first_step_at: now,
             waited_before: Duration::ZERO,
@@ -272,17 +272,11 @@ impl<'a> Run<'a> {
             true => {
                 let key = mix(self.request.loaded.config.seed, self.step);
                 let parts = self.prepared.step.micro_batches as u64;
-                let states = match parts {
+                let of_parts: Vec<u64> = (0..parts).flat_map(|part| [mix(key, part), self.step]).collect();
+                Some(upload(match parts {
                     1 => HostArray::new([2], &[key, self.step])?,
-                    _ => {
-                        let state = |part: u64| [mix(key, part), self.step];
-                        HostArray::new(
-                            [parts as usize, 2],
-                            (0..parts).flat_map(state).collect::<Vec<_>>().as_slice(),
-                        )?
-                    }
-                };
-                Some(upload(states)?)
+                    _ => HostArray::new([parts as usize, 2], &of_parts)?,
+                })?)
             }
             false => None,
         };

@@ -85,7 +85,7 @@ impl TrainStep {
         let mask_loss = b.parameter("mask_loss", tokens)?;
         let schedules = b.parameter("schedules", Shape::new(DType::F32, [num_schedules]))?;
         let frozen_sum_squares = b.parameter("frozen_sum_squares", Shape::scalar(DType::F32))?;
-        let has_dropout = model.llm.dropout > 0.0;
+        let has_dropout = model.has_dropout();
         let dropout = match (has_dropout, batch.micro_batches) {
             (false, _) => None,
             (true, 1) => Some(b.parameter("dropout", Shape::new(DType::U64, [2]))?),
@@ -222,7 +222,8 @@ impl Differentiated<'_> {
     }
 }
 
-/// A program that adds up the squares of all frozen parameters, which no step changes.
+/// A program that adds up the squares of all frozen parameters, which no step changes; codes of few bits, which are no
+/// numbers of their own, do not count.
 pub(super) fn frozen_sum_squares(shapes: &[Shape]) -> graph::Result<Function> {
     let b = Builder::new("frozen_sum_squares");
     let values = shapes
@@ -230,5 +231,6 @@ pub(super) fn frozen_sum_squares(shapes: &[Shape]) -> graph::Result<Function> {
         .enumerate()
         .map(|(i, shape)| b.parameter(&format!("param{i}"), shape.clone()))
         .collect::<graph::Result<Vec<_>>>()?;
-    b.finish(&[&sum_squares(&b, &values)?])
+    let floats: Vec<Value> = values.into_iter().filter(|value| value.dtype().is_float()).collect();
+    b.finish(&[&sum_squares(&b, &floats)?])
 }

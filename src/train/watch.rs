@@ -21,6 +21,8 @@ pub(super) struct Watch {
     lr: f64,
     /// Of each evaluation: its name and what its metrics' names begin with.
     prefixes: Vec<(String, String)>,
+    /// Metrics that show overfitting whether anything depends on them or not: mean losses of perplexity evaluations.
+    losses: Vec<String>,
     memory: Memory,
 }
 
@@ -31,15 +33,15 @@ struct Memory {
     best: Tracked,
     early_stop: Tracked,
     plateau: Plateau,
-    /// By the names of perplexities.
-    perplexities: BTreeMap<String, Tracked>,
+    /// By the names of [`Watch::losses`].
+    losses: BTreeMap<String, Tracked>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
         let plateau = Plateau { best: None, num_bad: 0, cooldown: 0, scale: 1.0, seen: 0 };
         let (best, early_stop) = Default::default();
-        Memory { best, early_stop, plateau, perplexities: BTreeMap::new() }
+        Memory { best, early_stop, plateau, losses: BTreeMap::new() }
     }
 }
 
@@ -79,13 +81,19 @@ impl Watch {
     /// Goes on from `saved`, the [`memory`](Self::memory) of a checkpoint.
     pub fn new(config: &Config, saved: Option<&Json>) -> Self {
         let memory = saved.and_then(|json| serde_json::from_value(json.clone()).ok());
-        let prefixes = config.evals.iter();
+        let prefixes: Vec<(String, String)> =
+            config.evals.iter().map(|(name, eval)| (name.to_owned(), eval.metric_prefix(name))).collect();
+        let is_perplexity = |name: &str, kind: Option<&str>| {
+            kind.unwrap_or(name).rsplit('.').next().is_some_and(|kind| kind == "perplexity")
+        };
+        let losses = config.evals.iter().filter(|(name, eval)| is_perplexity(name, eval.kind.as_deref()));
         Watch {
+            losses: losses.map(|(name, eval)| format!("{}avg", eval.metric_prefix(name))).collect(),
             best: config.ckpt_best.clone(),
             early_stop: config.early_stop.clone(),
             plateau: config.reduce_on_plateau.clone(),
             lr: config.lr,
-            prefixes: prefixes.map(|(name, eval)| (name.to_owned(), eval.metric_prefix(name))).collect(),
+            prefixes,
             memory: memory.unwrap_or_default(),
         }
     }
@@ -160,8 +168,8 @@ impl Watch {
             seen.notes
                 .push(format!("{} does not get better: the learning rate is {lr:e} now", plateau.metric));
         }
-        for (metric, value) in metrics.iter().filter(|(name, _)| name.ends_with("pplx/avg")) {
-            let tracked = memory.perplexities.entry(metric.clone()).or_default();
+        for (metric, value) in metrics.iter().filter(|(name, _)| self.losses.contains(name)) {
+            let tracked = memory.losses.entry(metric.clone()).or_default();
             let is_new = step > tracked.seen;
             tracked.see(step, *value, Goal::Min, 0.0);
             if is_new && tracked.since == OVERFIT_EVALUATIONS {

@@ -123,9 +123,9 @@ impl Check {
         }
     }
 
-    /// How to replay it; `None` for what this program cannot.
-    pub(super) fn replay(self) -> Option<Replay> {
-        Some(Replay::Model(match self {
+    /// How to replay it.
+    pub(super) fn replay(self) -> Replay {
+        Replay::Model(match self {
             Check::Forward => forward::forward,
             Check::Loss => loss::losses,
             Check::Grads => loss::gradients,
@@ -134,16 +134,16 @@ impl Check {
             Check::Adafactor => train::adafactor,
             Check::Decode => decode::greedy,
             Check::Beam => decode::beam,
-            Check::Image => return Some(Replay::Folder(image::images)),
-            Check::Text => return Some(Replay::Folder(text::text)),
-            Check::Configs => return Some(Replay::Folder(text::configs)),
-            Check::Data => return Some(Replay::Folder(data::data)),
-            Check::Metrics => return Some(Replay::Folder(metrics::metrics)),
-            Check::Schedule => return Some(Replay::Folder(schedule::schedule)),
-            Check::Perplexity => return Some(Replay::Device(perplexity::perplexity)),
-            Check::Checkpoint => return Some(Replay::Folder(checkpoint::states)),
-            Check::Vit => return Some(Replay::Device(vit::vit)),
-        }))
+            Check::Image => return Replay::Folder(image::images),
+            Check::Text => return Replay::Folder(text::text),
+            Check::Configs => return Replay::Folder(text::configs),
+            Check::Data => return Replay::Folder(data::data),
+            Check::Metrics => return Replay::Folder(metrics::metrics),
+            Check::Schedule => return Replay::Folder(schedule::schedule),
+            Check::Perplexity => return Replay::Device(perplexity::perplexity),
+            Check::Checkpoint => return Replay::Folder(checkpoint::states),
+            Check::Vit => return Replay::Device(vit::vit),
+        })
     }
 }
 

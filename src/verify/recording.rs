@@ -215,6 +215,7 @@ impl RecordedConfig {
         let dtype = |name: &str| name.parse::<DType>().map_err(|error| error.to_string());
         Ok(PaliGemmaConfig {
             image_size: self.image_size,
+            lora: None,
             img: SiglipConfig {
                 width: img.width,
                 depth: img.depth,

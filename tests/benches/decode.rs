@@ -46,6 +46,7 @@ fn small(cache_dtype: DType) -> PaliGemmaConfig {
             cache_dtype,
         },
         image_size: [112, 112],
+        lora: None,
     }
 }
 

@@ -33,6 +33,7 @@ pub fn published(llm: &str) -> PaliGemmaConfig {
         img: SiglipConfig { pool_type: PoolType::None, ..img },
         llm: GemmaConfig { vocab_size: 257_152, final_logits_softcap: 0.0, ..llm },
         image_size: [224, 224],
+        lora: None,
     }
 }
 
@@ -70,6 +71,7 @@ pub fn small() -> PaliGemmaConfig {
             cache_dtype: DType::F32,
         },
         image_size: [112, 112],
+        lora: None,
     }
 }
 

@@ -7,22 +7,23 @@ use serde::Deserialize;
 
 use super::config::read_json;
 use super::names::{Key, key};
+use super::own::MAGNITUDE;
 use super::{Problem, in_file};
 use crate::checkpoint::safetensors::Safetensors;
 use crate::checkpoint::{Error, Reader};
 
-const CONFIG_NAME: &str = "adapter_config.json";
+pub(super) const CONFIG_NAME: &str = "adapter_config.json";
 const WEIGHTS_NAME: &str = "adapter_model.safetensors";
 
 /// A LoRA adapter as PEFT saves it: for some layers two thin matrices whose product is added to the weights, for
 /// some others, perhaps, whole new weights.
 ///
-/// Its tensors may have the prefixes of any version of transformers. Refused is what is more than a sum: DoRA,
-/// adapters of convolutions and embeddings, and initialisations that also change the base model.
+/// Its tensors may have the prefixes of any version of transformers. Refused are adapters of convolutions and
+/// embeddings, and initialisations that also change the base model.
 pub struct Adapter {
-    directory: PathBuf,
-    base: Option<String>,
-    pub(super) weights: Safetensors,
+    pub(super) directory: PathBuf,
+    pub(super) base: Option<String>,
+    pub(super) weights: Box<dyn Reader>,
     /// What happens to weights, by Hugging Face's oldest names (`….q_proj.weight`).
     pub(super) changes: IndexMap<String, Change>,
 }
@@ -30,11 +31,13 @@ pub struct Adapter {
 /// What an adapter does to one tensor; names are those of the adapter's file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
-    /// `weight + scale · b · a`, with `a` of `[rank, in]` and `b` of `[out, rank]`.
+    /// `weight + scale · b · a`, with `a` of `[rank, in]` and `b` of `[out, rank]`; with a magnitude of `[out]`, its
+    /// rows made as long as that says.
     Add {
         a: String,
         b: String,
         scale: f32,
+        magnitude: Option<String>,
     },
     Replace {
         tensor: String,
@@ -85,7 +88,7 @@ impl Adapter {
         let weights = Safetensors::open(&Adapter::weights_path(directory))?;
         let changes = config.check().and_then(|()| changes(&weights, &config)).map_err(in_file(directory))?;
         let base = config.base_model_name_or_path;
-        Ok(Adapter { directory: directory.to_owned(), base, weights, changes })
+        Ok(Adapter { directory: directory.to_owned(), base, weights: Box::new(weights), changes })
     }
 
     /// The directory or file of the model that it was trained on, as `base_model_name_or_path` says; relative to
@@ -116,9 +119,6 @@ impl Config {
         let unsupported = |what: &str| Err(Problem::UnsupportedAdapter { what: what.to_owned() });
         if let Some(kind) = self.peft_type.as_deref().filter(|kind| !kind.eq_ignore_ascii_case("lora")) {
             return unsupported(&format!("peft_type {kind}"));
-        }
-        if self.use_dora {
-            return unsupported("use_dora");
         }
         if self.lora_bias {
             return unsupported("lora_bias");
@@ -162,6 +162,14 @@ fn pattern<T: Copy>(patterns: Option<&BTreeMap<String, T>>, module: &str) -> Res
     Ok(None)
 }
 
+/// The tensor of magnitudes beside `lora_A`, whose name ends in `suffix`: PEFT has written it under several names.
+fn magnitude(weights: &Safetensors, a: &str, suffix: &str) -> Option<String> {
+    let module = a.strip_suffix(suffix)?.strip_suffix(".lora_A.")?;
+    let names =
+        ["", ".weight", ".default", ".default.weight"].map(|end| format!("{module}.{MAGNITUDE}{end}"));
+    names.into_iter().find(|name| weights.find(name).is_some())
+}
+
 fn changes(weights: &Safetensors, config: &Config) -> Result<IndexMap<String, Change>, Problem> {
     let mut changes = IndexMap::new();
     let mut unknown = Vec::new();
@@ -180,11 +188,17 @@ fn changes(weights: &Safetensors, config: &Config) -> Result<IndexMap<String, Ch
                 continue;
             }
             let scale = config.scale(module, rank)?;
-            (format!("{module}.weight"), Change::Add { a: name.to_owned(), b, scale })
+            let magnitude = magnitude(weights, name, suffix);
+            if config.use_dora != magnitude.is_some() {
+                return Err(Problem::HalfAdapter { name: name.to_owned(), partner: MAGNITUDE });
+            }
+            (format!("{module}.weight"), Change::Add { a: name.to_owned(), b, scale, magnitude })
         } else if inner.contains(".lora_B.") {
             if weights.find(&name.replace(".lora_B.", ".lora_A.")).is_none() {
                 return Err(Problem::HalfAdapter { name: name.to_owned(), partner: "lora_A" });
             }
+            continue;
+        } else if inner.split('.').any(|word| word == MAGNITUDE) && config.use_dora {
             continue;
         } else {
             (inner, Change::Replace { tensor: name.to_owned() })

@@ -90,6 +90,10 @@ pub(super) fn copy(from: &[u8], to: &mut [u8]) {
 }
 
 impl Transpose {
+    pub(super) fn matrices(batch: usize, rows: usize, columns: usize) -> Transpose {
+        Transpose { batch, rows, columns }
+    }
+
     fn run(&self, width: usize, from: &[u8], to: &mut [u8]) {
         match width {
             1 => self.run_elements::<1>(from, to),

@@ -8,7 +8,7 @@ use super::adapter::{Adapter, Change};
 use super::layout::{Transpose, inverse, rearrange};
 use super::names::{EMBEDDING, entries};
 use super::{Problem, in_file};
-use crate::array::{DType, Shape};
+use crate::array::{DType, HostArray, Shape};
 use crate::checkpoint::reader::check_size;
 use crate::checkpoint::variant::{Sizes, Undetected};
 use crate::checkpoint::{Error, Reader};
@@ -24,8 +24,9 @@ pub struct Merged {
 /// A parameter of which some slots change.
 struct Changed {
     num_slots: usize,
-    /// From a tensor's order of elements to a slot's.
+    /// From a tensor's order of elements to a slot's, and back.
     steps: Vec<Transpose>,
+    back: Vec<Transpose>,
     slots: Vec<(usize, Change)>,
 }
 
@@ -54,8 +55,9 @@ impl Merged {
                 slots.push((slot, change));
             }
             if !slots.is_empty() {
-                let steps = inverse(&entry.steps());
-                changed.insert(entry.name, Changed { num_slots: entry.keys.len(), steps, slots });
+                let back = entry.steps();
+                let steps = inverse(&back);
+                changed.insert(entry.name, Changed { num_slots: entry.keys.len(), steps, back, slots });
             }
         }
         if !left.is_empty() {
@@ -65,24 +67,34 @@ impl Merged {
     }
 
     /// Changes one slot, in the base's dtype and big_vision's order.
-    fn change(
-        &self,
-        change: &Change,
-        steps: &[Transpose],
-        dtype: DType,
-        slot: &mut [u8],
-    ) -> Result<(), Error> {
+    fn change(&self, change: &Change, changed: &Changed, dtype: DType, slot: &mut [u8]) -> Result<(), Error> {
+        let steps = &changed.steps;
         let weights = &self.adapter.weights;
         match change {
             Change::Replace { tensor } => {
                 let array = weights.read(tensor)?.cast(dtype);
                 rearrange(steps, dtype.num_bytes(), array.bytes(), slot);
             }
-            Change::Add { a, b, scale } => {
+            Change::Add { a, b, scale, magnitude } => {
+                let a_name = a;
                 let (a, b) = (weights.read(a)?.cast(DType::F32), weights.read(b)?.cast(DType::F32));
                 let (rank, columns) = (a.dims()[0], a.dims()[1]);
                 let a = bytemuck::cast_slice(a.bytes());
-                let product = product(a, bytemuck::cast_slice(b.bytes()), rank, columns, *scale);
+                let mut product = product(a, bytemuck::cast_slice(b.bytes()), rank, columns, *scale);
+                if let Some(magnitude) = magnitude {
+                    let magnitude = weights.read(magnitude)?.cast(DType::F32);
+                    let base = HostArray::from_bytes(Shape::new(dtype, [product.len()]), slot);
+                    let mut base = base.map_err(|_| Error::WrongSize {
+                        name: a_name.clone(),
+                        shape: Shape::new(dtype, [product.len()]),
+                        got: slot.len(),
+                    })?;
+                    base = base.cast(DType::F32);
+                    let mut weight = vec![0f32; product.len()];
+                    let to = bytemuck::cast_slice_mut(&mut weight);
+                    rearrange(&changed.back, size_of::<f32>(), base.bytes(), to);
+                    stretch(&mut product, &weight, bytemuck::cast_slice(magnitude.bytes()), columns);
+                }
                 let mut delta = vec![0f32; product.len()];
                 rearrange(
                     steps,
@@ -110,10 +122,11 @@ fn check(adapter: &Adapter, change: &Change, dims: &[usize]) -> Result<(), Probl
     };
     match (change, dims) {
         (Change::Replace { tensor }, _) => expect(tensor, dims),
-        (Change::Add { a, b, .. }, &[rows, columns]) => {
+        (Change::Add { a, b, magnitude, .. }, &[rows, columns]) => {
             let rank = adapter.weights.find(a).and_then(|a| a.dims().first().copied()).unwrap_or(0);
             expect(a, &[rank, columns])?;
-            expect(b, &[rows, rank])
+            expect(b, &[rows, rank])?;
+            magnitude.as_ref().map_or(Ok(()), |magnitude| expect(magnitude, &[rows]))
         }
         (Change::Add { a, .. }, _) => Err(Problem::UnknownTargets { names: vec![a.clone()] }),
     }
@@ -129,6 +142,17 @@ fn product(a: &[f32], b: &[f32], rank: usize, columns: usize, scale: f32) -> Vec
         out.iter_mut().for_each(|out| *out *= scale);
     });
     out
+}
+
+/// Changes the sum's part so that the sum's rows are as long as `magnitude` says: `m (w + d) / |w + d| - w` for `d`.
+fn stretch(delta: &mut [f32], weight: &[f32], magnitude: &[f32], columns: usize) {
+    let rows = delta.par_chunks_mut(columns).zip(weight.par_chunks(columns));
+    rows.zip(magnitude).for_each(|((delta, weight), &magnitude)| {
+        let square = |(d, w): (&f32, &f32)| f64::from(d + w).powi(2);
+        let length = delta.iter().zip(weight).map(square).sum::<f64>().sqrt();
+        let factor = if length == 0.0 { 0.0 } else { (f64::from(magnitude) / length) as f32 };
+        delta.iter_mut().zip(weight).for_each(|(d, w)| *d = factor * (*d + w) - w);
+    });
 }
 
 /// Adds in f32 (f64 where the weights are that) and rounds once.
@@ -175,7 +199,7 @@ impl Reader for Merged {
         let Some(changed) = self.changed.get(name) else { return Ok(()) };
         let size = out.len() / changed.num_slots;
         for (slot, change) in &changed.slots {
-            self.change(change, &changed.steps, shape.dtype(), &mut out[slot * size..][..size])?;
+            self.change(change, changed, shape.dtype(), &mut out[slot * size..][..size])?;
         }
         Ok(())
     }

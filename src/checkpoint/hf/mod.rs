@@ -28,6 +28,7 @@ mod import;
 mod layout;
 mod merge;
 mod names;
+mod own;
 mod sizes;
 mod tokenizer;
 mod writer;
@@ -41,6 +42,7 @@ pub use export::{Export, ExportOptions};
 pub use import::Import;
 pub use merge::Merged;
 pub(crate) use names::is_hf;
+pub use own::{has_adapters, own_adapters, read_adapters, write_peft};
 pub use writer::{SHARD_BYTES, Writer};
 
 use super::Error;

@@ -297,7 +297,7 @@ mod tests {
         let img = SiglipConfig { pool_type: PoolType::None, ..SiglipConfig::variant("So400m/14").unwrap() };
         for variant in GemmaConfig::variants() {
             let llm = GemmaConfig::variant(variant).unwrap();
-            let config = PaliGemmaConfig { img: img.clone(), llm, image_size: [224, 224] };
+            let config = PaliGemmaConfig { img: img.clone(), llm, image_size: [224, 224], lora: None };
             let specs = config.params().unwrap();
             let sizes = Variant::of_specs(&specs).unwrap().sizes;
             let entries = entries(&sizes);

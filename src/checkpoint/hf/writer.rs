@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use super::config::pretty;
 use crate::array::Shape;
 use crate::checkpoint::Error;
-use crate::checkpoint::file::{directory_of, rename, replace, sync_directory};
-use crate::checkpoint::reader::check_size;
+use crate::checkpoint::declared::Declared;
+use crate::checkpoint::file::{directory_beside, directory_of, rename, replace, sync_directory};
 use crate::checkpoint::safetensors::{self, INDEX_NAME, sort_for_file};
 
 /// Where transformers, too, begins another file.
@@ -21,8 +21,7 @@ pub const SHARD_BYTES: u64 = 5_000_000_000;
 pub struct Writer {
     target: PathBuf,
     directory: TempDir,
-    order: Vec<(String, Shape)>,
-    written: usize,
+    declared: Declared,
     /// The shards that are not begun.
     ahead: VecDeque<Shard>,
     current: Option<safetensors::Writer>,
@@ -52,39 +51,26 @@ impl Writer {
         let ahead = shards(tensors, shard_bytes);
         let order: Vec<_> = ahead.iter().flat_map(|shard| shard.tensors.iter().cloned()).collect();
         let index = index(&target, &ahead)?;
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(target.file_name().unwrap_or_default());
-        prefix.push(".");
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".tmp");
-        // As readable as any other directory, which temporary ones are not.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let directory = builder.tempdir_in(directory_of(&target)).map_err(Error::io("create", &target))?;
-        Ok(Writer { target, directory, order, written: 0, ahead, current: None, index, files })
+        let directory = directory_beside(&target)?;
+        let declared = Declared::new(order);
+        Ok(Writer { target, directory, declared, ahead, current: None, index, files })
     }
 
     /// Names and shapes in the order in which they are to be written: as declared, except that within a file wide
     /// elements come before narrow ones.
     pub fn order(&self) -> &[(String, Shape)] {
-        &self.order
+        self.declared.order()
     }
 
     /// # Errors
     /// When another tensor is due, its size is not the declared one, or the disk is full.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let due = self.order.get(self.written);
-        let Some((_, shape)) = due.filter(|(due, _)| due == name) else {
-            let expected = due.map(|(name, _)| name.clone());
-            return Err(Error::WriteOrder { path: self.target.clone(), expected, name: name.to_owned() });
-        };
-        check_size(name, shape, bytes)?;
+        self.declared.take(&self.target, name, bytes)?;
         let mut writer = match self.current.take() {
             Some(writer) => writer,
             None => self.next_shard()?,
         };
         writer.write(name, bytes)?;
-        self.written += 1;
         if writer.is_complete() {
             writer.finish()?;
         } else {
@@ -98,9 +84,7 @@ impl Writer {
     /// # Errors
     /// When a declared tensor is missing, the disk is full, or the target has come to exist; then nothing is left.
     pub fn finish(mut self) -> Result<(), Error> {
-        if let Some((next, _)) = self.order.get(self.written) {
-            return Err(Error::Unfinished { path: self.target, next: next.clone() });
-        }
+        self.declared.check_complete(&self.target)?;
         // A model without tensors is a file all the same.
         while !self.ahead.is_empty() {
             self.next_shard()?.finish()?;

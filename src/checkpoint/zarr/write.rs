@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use super::meta::{FILE, Meta};
 use crate::array::Shape;
 use crate::checkpoint::Error;
-use crate::checkpoint::file::{rename, replace, sync_directory};
-use crate::checkpoint::reader::check_size;
+use crate::checkpoint::declared::Declared;
+use crate::checkpoint::file::{directory_beside, directory_of, rename, replace, sync_directory};
 
 /// The level of JAX's own checkpoints.
 const LEVEL: i32 = 1;
@@ -22,8 +22,7 @@ const LEVEL: i32 = 1;
 pub struct Writer {
     target: PathBuf,
     aside: TempDir,
-    order: Vec<(String, Shape)>,
-    written: usize,
+    declared: Declared,
 }
 
 impl Writer {
@@ -45,21 +44,13 @@ impl Writer {
             }
         }
         check_free(target)?;
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(target.file_name().unwrap_or_default());
-        prefix.push(".");
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".tmp");
-        // Temporary folders are private by default; a checkpoint is to be as readable as any other.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let aside = builder.tempdir_in(parent_of(target)).map_err(Error::io("create", target))?;
-        Ok(Writer { target: target.to_owned(), aside, order, written: 0 })
+        let aside = directory_beside(target)?;
+        Ok(Writer { target: target.to_owned(), aside, declared: Declared::new(order) })
     }
 
     /// Names and shapes in the order in which they are to be written.
     pub fn order(&self) -> &[(String, Shape)] {
-        &self.order
+        self.declared.order()
     }
 
     /// Writes a tensor, row-major and little-endian.
@@ -67,16 +58,9 @@ impl Writer {
     /// # Errors
     /// When another tensor is due, its size is not the declared one, or the disk is full.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let due = self.order.get(self.written);
-        let Some((_, shape)) = due.filter(|(due, _)| due == name) else {
-            let expected = due.map(|(name, _)| name.clone());
-            return Err(Error::WriteOrder { path: self.target.clone(), expected, name: name.to_owned() });
-        };
-        check_size(name, shape, bytes)?;
+        let shape = self.declared.take(&self.target, name, bytes)?;
         let directory = self.aside.path().join(name.replace('/', "~"));
-        write_array(&directory, shape, bytes)?;
-        self.written += 1;
-        Ok(())
+        write_array(&directory, shape, bytes)
     }
 
     /// Completes the folder, gives it its name in place of an older one, and points at it.
@@ -84,12 +68,10 @@ impl Writer {
     /// # Errors
     /// When a declared tensor is missing or the disk is full; then nothing has changed.
     pub fn finish(self) -> Result<(), Error> {
-        if let Some((next, _)) = self.order.get(self.written) {
-            return Err(Error::Unfinished { path: self.target, next: next.clone() });
-        }
+        self.declared.check_complete(&self.target)?;
         check_free(&self.target)?;
         sync_directory(self.aside.path())?;
-        let parent = parent_of(&self.target);
+        let parent = directory_of(&self.target);
         let old = match self.target.exists() {
             false => None,
             true => {
@@ -139,13 +121,6 @@ fn problem_of(name: &str) -> Option<&'static str> {
     }
     let is_odd = name.split('/').any(|part| matches!(part, "" | "." | ".."));
     is_odd.then_some("it is not a path of parameters")
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
 }
 
 fn write_array(directory: &Path, shape: &Shape, bytes: &[u8]) -> Result<(), Error> {

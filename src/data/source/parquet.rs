@@ -55,7 +55,7 @@ pub struct Parquet {
 }
 
 /// Bytes of values that are decoded together, on average.
-const BLOCK_BYTES: u64 = 8 << 20;
+const BLOCK_BYTES: u64 = 4 << 20;
 /// Bytes of decoded blocks that stay in memory: [`BLOCKS_AT_HAND`](super::BLOCKS_AT_HAND) blocks, and half as
 /// much again since blocks differ.
 const CACHE_BYTES: usize = (super::BLOCKS_AT_HAND * BLOCK_BYTES as usize) / 2 * 3;
@@ -89,7 +89,7 @@ impl Parquet {
                 && columns_of(file)? != (columns.clone(), roots.clone())
             {
                 let problem = format!("its columns are not those of {}", shards.path(0).display());
-                return Err(Error::Description { path: shards.path(file).to_owned(), problem });
+                return Err(Error::BadFile { path: shards.path(file).to_owned(), problem });
             }
         }
         let pieces = match &options.split {

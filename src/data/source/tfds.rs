@@ -73,7 +73,7 @@ impl Tfds {
     pub fn open(options: TfdsOptions) -> Result<Self, Error> {
         let folder = find(&options)?;
         let path = folder.join("dataset_info.json");
-        let describe = |problem: String| Error::Description { path: path.clone(), problem };
+        let describe = |problem: String| Error::BadFile { path: path.clone(), problem };
         let info: DatasetInfo =
             serde_json::from_slice(&read_file(&path)?).map_err(|error| describe(error.to_string()))?;
         match info.file_format.as_deref() {
@@ -104,7 +104,7 @@ impl Tfds {
         }
         if let Some(missing) = paths.iter().find(|path| !path.is_file()) {
             let problem = format!("the file is missing, {} lists it", path.display());
-            return Err(Error::Description { path: missing.clone(), problem });
+            return Err(Error::BadFile { path: missing.clone(), problem });
         }
         let shards = Shards::new(paths);
         let rows = pieces.into_par_iter().map(|(shard, rows, length)| piece(&shards, shard, rows, length));

@@ -50,7 +50,7 @@ impl Features {
     /// left out with a warning.
     pub fn open(folder: &Path, label_names: bool) -> Result<Self, Error> {
         let path = folder.join("features.json");
-        let describe = |problem: String| Error::Description { path: path.clone(), problem };
+        let describe = |problem: String| Error::BadFile { path: path.clone(), problem };
         let json: Json =
             serde_json::from_slice(&read_file(&path)?).map_err(|error| describe(error.to_string()))?;
         let reader = Reader { folder, label_names };
