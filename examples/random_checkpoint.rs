@@ -41,7 +41,7 @@ fn write(llm: &str, side: &str, dtype: &str, path: &Path) -> Result<()> {
         ..SiglipConfig::variant("So400m/14")?
     };
     let llm = GemmaConfig { vocab_size: VOCAB_SIZE, ..GemmaConfig::variant(llm)? };
-    let specs = PaliGemmaConfig { img, llm, image_size: [side, side] }.params()?;
+    let specs = PaliGemmaConfig { img, llm, image_size: [side, side], lora: None }.params()?;
     let mut writer = Writer::create(path)?;
     for (number, spec) in specs.iter().enumerate() {
         writer.write(&format!("params/{}", spec.name), &spec.init(number as u64)?.cast(dtype))?;
