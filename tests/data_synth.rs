@@ -10,7 +10,16 @@ use pretty_assertions::assert_eq;
 
 fn options(task: Task, out: &Path) -> Options {
     let splits = vec![("train".to_owned(), 12), ("val".to_owned(), 6)];
-    Options { task, out: out.join("set"), splits, seed: 3, size_px: 64, max_objects: 4, force: false }
+    Options {
+        task,
+        out: out.join("set"),
+        splits,
+        seed: 3,
+        size_px: 64,
+        max_objects: 4,
+        loc_grid: None,
+        force: false,
+    }
 }
 
 /// Every file below a folder, with the digest of its content.

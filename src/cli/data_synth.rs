@@ -32,6 +32,10 @@ pub struct Args {
     /// Shapes in one scene, at most
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=4))]
     pub max_objects: u8,
+    /// Put the corners of boxes on a grid of so many lines per side, so that a small model has fewer location tokens to
+    /// learn
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=1023))]
+    pub loc_grid: Option<u16>,
     /// Replace a set drawn earlier
     #[arg(long)]
     pub force: bool,
@@ -49,7 +53,8 @@ impl Args {
         };
         let Args { task, seed, size: size_px, force, .. } = *self;
         let max_objects = usize::from(self.max_objects);
-        Options { task, out: self.out.clone(), splits, seed, size_px, max_objects, force }
+        let loc_grid = self.loc_grid.map(usize::from);
+        Options { task, out: self.out.clone(), splits, seed, size_px, max_objects, loc_grid, force }
     }
 }
 

@@ -56,7 +56,7 @@ impl Task {
     fn item(self, rng: &mut ChaCha8Rng, index: usize, options: &Options) -> Item {
         match self {
             Task::Intersections => intersections::item(rng, index, options.size_px),
-            Task::Scenes => scenes::item(rng, options.max_objects, options.size_px),
+            Task::Scenes => scenes::item(rng, options),
         }
     }
 }
@@ -75,6 +75,9 @@ pub struct Options {
     pub size_px: usize,
     /// Shapes in a picture of [`Task::Scenes`], at most; from 1 to 4.
     pub max_objects: usize,
+    /// Lines per side of a grid that the corners of boxes are moved to in the answers of [`Task::Scenes`]: a small model
+    /// has fewer location tokens to learn. `None` writes them as they are.
+    pub loc_grid: Option<usize>,
     pub force: bool,
 }
 
@@ -179,11 +182,15 @@ fn line(image: &str, row: &Json) -> String {
 fn manifest(options: &Options) -> Json {
     let splits: serde_json::Map<_, _> =
         options.splits.iter().map(|(name, n)| (name.clone(), json!(n))).collect();
-    json!({
+    let mut manifest = json!({
         "task": options.task.name(), "seed": options.seed, "size_px": options.size_px,
         "max_objects": options.max_objects, "splits": splits,
         "made_by": concat!("paligemma ", env!("CARGO_PKG_VERSION")),
-    })
+    });
+    if let Some(grid) = options.loc_grid {
+        manifest["loc_grid"] = json!(grid);
+    }
+    manifest
 }
 
 fn check(options: &Options) -> Result<(), String> {

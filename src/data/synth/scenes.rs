@@ -6,9 +6,9 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 use serde_json::json;
 
-use super::Item;
 use super::canvas::{Canvas, Color, Point, bounds_of, distance_to_polygon};
 use super::texture::Texture;
+use super::{Item, Options};
 
 /// Names of the tasks, in the order of [`Item::rows`].
 pub(super) const TASKS: [&str; 3] = ["caption", "detect", "count"];
@@ -296,7 +296,8 @@ impl Scene {
 }
 
 /// The picture of one scene and its rows, one for each of [`TASKS`].
-pub(super) fn item(rng: &mut impl Rng, max_objects: usize, size_px: usize) -> Item {
+pub(super) fn item(rng: &mut impl Rng, options: &Options) -> Item {
+    let Options { max_objects, size_px, loc_grid, .. } = *options;
     let scene = Scene::sample(rng, max_objects);
     let (count_prefix, count) = scene.sample_count(rng);
     let caption = scene.caption();
@@ -305,7 +306,7 @@ pub(super) fn item(rng: &mut impl Rng, max_objects: usize, size_px: usize) -> It
     let boxes = scene.boxes();
     let detect_prefix = format!("detect {}", scene.names().join(" ; "));
     let detect_suffix: Vec<String> =
-        boxes.iter().map(|(name, corners)| format!("{} {name}", loc_tokens(*corners))).collect();
+        boxes.iter().map(|(name, corners)| format!("{} {name}", loc_tokens(*corners, loc_grid))).collect();
     let detect_suffix = detect_suffix.join(" ; ");
     let names: Vec<String> = boxes.iter().map(|(name, _)| name.clone()).collect();
     let pixels: Vec<[f64; 4]> = boxes
@@ -326,9 +327,10 @@ pub(super) fn item(rng: &mut impl Rng, max_objects: usize, size_px: usize) -> It
 
 /// `<locY1><locX1><locY2><locX2>` of a box in the unit square, in 1024 bins. The far edge would be bin 1024,
 /// for which there is no token: it goes to the last.
-fn loc_tokens(corners: [f64; 4]) -> String {
+fn loc_tokens(corners: [f64; 4], grid: Option<usize>) -> String {
+    let snapped = |v: f64| grid.map_or(v, |grid| (v * grid as f64).round() / grid as f64);
     let bin = |v: f64| (v * 1024.0).round_ties_even().clamp(0.0, 1023.0) as u32;
-    corners.iter().map(|&v| format!("<loc{:04}>", bin(v))).collect()
+    corners.iter().map(|&v| format!("<loc{:04}>", bin(snapped(v)))).collect()
 }
 
 /// A shape without a place. Taking after an earlier one, in kind or colour, makes counts above one common.
@@ -422,10 +424,11 @@ mod tests {
 
     #[test]
     fn the_far_edge_has_a_token() {
-        assert_eq!(loc_tokens([0.0, 0.25, 0.9999, 1.0]), "<loc0000><loc0256><loc1023><loc1023>");
+        assert_eq!(loc_tokens([0.0, 0.25, 0.9999, 1.0], None), "<loc0000><loc0256><loc1023><loc1023>");
+        assert_eq!(loc_tokens([0.01, 0.27, 0.9, 1.0], Some(32)), "<loc0000><loc0288><loc0928><loc1023>");
         // Halves go to the even bin, as in Python's round.
         assert_eq!(
-            loc_tokens([0.5 / 1024.0, 1.5 / 1024.0, 2.5 / 1024.0, 1.2]),
+            loc_tokens([0.5 / 1024.0, 1.5 / 1024.0, 2.5 / 1024.0, 1.2], None),
             "<loc0000><loc0002><loc0002><loc1023>"
         );
     }
