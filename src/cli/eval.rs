@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::plugin::PluginArgs;
 use crate::config::{self, Config, Loaded};
 use crate::eval::{self, Evaluation, Outcome, Shared};
 use crate::predict::{self, LoadedModel};
 use crate::report::console::Console;
 use crate::report::page::{self, Report, Table};
 use crate::report::units::number;
-use crate::runtime::{self, Buffer, PluginRequest, Wanted};
+use crate::runtime::{self, Buffer};
 use crate::{report, setup};
 
 /// Measure a checkpoint by the evaluations of a config
@@ -44,12 +45,8 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Use this plugin's file
-    #[arg(long, value_name = "FILE")]
-    plugin: Option<PathBuf>,
-    /// Use the plugin of this kind: cpu, cuda, cuda13, cuda12 or tpu
-    #[arg(long, value_name = "KIND", conflicts_with = "plugin")]
-    kind: Option<Wanted>,
+    #[command(flatten)]
+    plugin: PluginArgs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,13 +103,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
     let phase = console.phase("loading the model");
     let model = LoadedModel::open(&args.checkpoint, &loaded)?;
     phase.done("");
-    let client = match (&args.plugin, args.kind) {
-        (None, None) => setup::client(&loaded.config.device)?,
-        (path, wanted) => {
-            let request = PluginRequest { path: path.clone(), wanted: wanted.unwrap_or_default() };
-            setup::client_of(&request, &loaded.config.device)?
-        }
-    };
+    let client = args.plugin.client(&loaded.config.device)?;
     let device = client.devices().first().cloned();
     let device = device.ok_or_else(|| loaded.error_at("device", "the plugin found no device"))?;
     let env = setup::pp_env(&loaded);

@@ -10,6 +10,7 @@ pub mod devices;
 pub mod eval;
 pub mod inspect;
 pub mod lora;
+mod plugin;
 pub mod predict;
 pub mod report;
 pub mod train;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::json;
 
+use super::plugin::PluginArgs;
 use crate::config::{self, Config, Loaded};
 use crate::decode::{self, Method, Sampler, SamplerError, TokenMask};
 use crate::detection::LocOptions;
@@ -16,7 +17,7 @@ use crate::predict::{
 };
 use crate::report::console::Console;
 use crate::report::draw::{boxes_of, draw_prediction};
-use crate::runtime::{self, PluginRequest, Wanted};
+use crate::runtime;
 use crate::setup;
 
 /// Ask a model about images
@@ -75,12 +76,8 @@ pub struct Args {
     /// Print one JSON object per image
     #[arg(long)]
     json: bool,
-    /// Use this plugin's file
-    #[arg(long, value_name = "FILE")]
-    plugin: Option<PathBuf>,
-    /// Use the plugin of this kind: cpu, cuda, cuda13, cuda12 or tpu
-    #[arg(long, value_name = "KIND", conflicts_with = "plugin")]
-    kind: Option<Wanted>,
+    #[command(flatten)]
+    plugin: PluginArgs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -149,13 +146,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Error> {
     options.mask_logits = token_mask(&model.tokenizer, vocab_size, &args.ban, &args.allow)?;
     // A mesh that the model was trained on is of no use here: one device answers.
     loaded.config.device.cpu_device_count = 1;
-    let client = match (&args.plugin, args.kind) {
-        (None, None) => setup::client(&loaded.config.device).map_err(predict::Error::from)?,
-        (path, wanted) => {
-            let request = PluginRequest { path: path.clone(), wanted: wanted.unwrap_or_default() };
-            setup::client_of(&request, &loaded.config.device).map_err(predict::Error::from)?
-        }
-    };
+    let client = args.plugin.client(&loaded.config.device).map_err(predict::Error::from)?;
     let device = client.devices().first().cloned();
     let device = device.ok_or_else(|| loaded.error_at("device", "the plugin found no device"))?;
     let mut predictor = Predictor::new(model, &options, &device)?;

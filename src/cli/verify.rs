@@ -4,7 +4,8 @@ use std::cell::OnceCell;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use crate::runtime::{self, Client, ClientOptions, Plugin, PluginRequest, Wanted};
+use super::plugin::PluginArgs;
+use crate::runtime::{self, Client, ClientOptions, Plugin};
 use crate::verify::{self, Check, Options};
 
 /// Replay recordings of the reference implementation and report the error of every tensor.
@@ -25,12 +26,8 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Use this PJRT plugin
-    #[arg(long, value_name = "FILE")]
-    pub plugin: Option<PathBuf>,
-    /// Use the plugin of this kind: cpu, cuda, cuda13, cuda12 or tpu
-    #[arg(long, value_name = "KIND", conflicts_with = "plugin")]
-    pub kind: Option<Wanted>,
+    #[command(flatten)]
+    pub plugin: PluginArgs,
 }
 
 /// Prints the report on stdout and says whether every check passed.
@@ -42,10 +39,9 @@ pub fn run(args: &Args) -> Result<bool, verify::Error> {
     let client = || match opened.get() {
         Some(client) => Ok(client),
         None => {
-            let request = PluginRequest { path: args.plugin.clone(), wanted: args.kind.unwrap_or_default() };
             // Recordings are small: a run that uses the device keeps its memory.
             let options = ClientOptions { preallocate: Some(false), ..Default::default() };
-            let client = Client::new(&Plugin::discover(&request)?, &options)?;
+            let client = Client::new(&Plugin::discover(&args.plugin.request())?, &options)?;
             Ok(opened.get_or_init(|| client))
         }
     };

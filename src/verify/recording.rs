@@ -13,6 +13,19 @@ use crate::graph::RematPolicy;
 use crate::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
 use crate::params::{ParamSpecs, Patterns};
 
+/// The files of a recording's parts; one of them shows that a folder is such a recording.
+pub(super) const fn files_of<const N: usize, Replay>(
+    parts: &[(&'static str, Replay); N],
+) -> [&'static str; N] {
+    let mut files = [""; N];
+    let mut part = 0;
+    while part < N {
+        files[part] = parts[part].0;
+        part += 1;
+    }
+    files
+}
+
 /// A folder that holds something to replay.
 #[derive(Debug, Clone)]
 pub(super) struct Case {

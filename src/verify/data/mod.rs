@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use super::recording::read_json;
+use super::recording::{files_of, read_json};
 use super::tally::Tally;
 use super::{Error, Row};
 use crate::data::{self, ImageFolder, Jsonl, JsonlOptions, Source, Value};
@@ -29,16 +29,7 @@ const PARTS: [Part; 9] = [
     ("expected_detection_strings.json", boxes::parquet_strings),
 ];
 
-/// One of these shows that a folder is such a recording.
-pub(super) const FILES: [&str; PARTS.len()] = {
-    let mut files = [""; PARTS.len()];
-    let mut part = 0;
-    while part < files.len() {
-        files[part] = PARTS[part].0;
-        part += 1;
-    }
-    files
-};
+pub(super) const FILES: [&str; PARTS.len()] = files_of(&PARTS);
 
 /// Every set that the folder holds.
 pub(super) fn data(dir: &Path) -> Result<Vec<Row>, Error> {

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::recording::read_json;
+use super::recording::{files_of, read_json};
 use super::{Error, Row, Tolerance};
 
 /// Why a part cannot be replayed.
@@ -40,16 +40,7 @@ const PARTS: [Part; 8] = [
     ("segmentation.json", masks::masks),
 ];
 
-/// One of these shows that a folder is such a recording.
-pub(super) const FILES: [&str; PARTS.len()] = {
-    let mut files = [""; PARTS.len()];
-    let mut part = 0;
-    while part < files.len() {
-        files[part] = PARTS[part].0;
-        part += 1;
-    }
-    files
-};
+pub(super) const FILES: [&str; PARTS.len()] = files_of(&PARTS);
 
 /// Every part that the folder holds.
 pub(super) fn metrics(dir: &Path) -> Result<Vec<Row>, Error> {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::recording::read_json;
+use super::recording::{files_of, read_json};
 use super::tally::Tally;
 use super::{Error, Row};
 
@@ -29,16 +29,7 @@ const PARTS: [Part; 10] = [
     ("configs_e2e.json", pp::configs_end_to_end),
 ];
 
-/// One of these shows that a folder is such a recording.
-pub(super) const FILES: [&str; PARTS.len()] = {
-    let mut files = [""; PARTS.len()];
-    let mut part = 0;
-    while part < files.len() {
-        files[part] = PARTS[part].0;
-        part += 1;
-    }
-    files
-};
+pub(super) const FILES: [&str; PARTS.len()] = files_of(&PARTS);
 pub(super) const CONFIGS_FILE: &str = "configs_pp.json";
 
 /// Everything but [`configs`] that the folder holds.
