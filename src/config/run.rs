@@ -174,7 +174,7 @@ config_section! {
     pub struct Predict {
         /// Preprocessing ops for image and prompt, joined by `|`; null derives them from `model.image_size`.
         pub pp_fn: Option<String> = None;
-        /// `greedy`, `temperature(t)` or `nucleus(p, t)`.
+        /// `greedy`, `temperature(t)`, `nucleus(p, t=1)` or `top_k(k, t=1)`.
         pub sampler: String = "greedy".into();
         /// Tokens that are generated at most.
         pub max_decode_len: usize = 128, POSITIVE;
