@@ -58,7 +58,7 @@ pub struct Args {
     /// Search with so many beams, 1 for none; without it, the config's predict.beam_size
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["sampler", "num_samples"])]
     beam_size: Option<u32>,
-    /// Tokens that must not come: a token's text, #ID, or <loc> or <seg> for all of those
+    /// Tokens that must not come: a token's text, #ID, or `<loc>` or `<seg>` for all of those
     #[arg(long, value_name = "TOKEN", num_args = 1..)]
     ban: Vec<String>,
     /// Answer with these tokens only; a text of several tokens allows all of them

@@ -4,7 +4,7 @@
 //! An [`Evaluation`] owns the examples, their preprocessing and the compiled programs, so that running it
 //! again costs only the model's work. Parameters are lent to it on the device. Evaluators that let the model
 //! answer share one way from batches to answers (`answered`); what differs is a [`Judge`], which sees one
-//! answer after the other and knows nothing of devices. The formulas are those of [`metrics`](crate::metrics).
+//! answer after the other and knows nothing of devices. The formulas are those of [`crate::metrics`].
 
 mod answered;
 mod answers;
