@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::recording::read_json;
+use super::recording::{files_of, read_json};
 use super::tally::Tally;
 use super::tolerance::{SCHEDULE_NOISE, SCHEDULE_SQUARE_ROOT};
 use super::{Error, Row};
@@ -17,8 +17,7 @@ type Part = (&'static str, fn(&Json) -> Option<Vec<Row>>);
 const PARTS: [Part; 3] =
     [("lr_schedules.json", schedules), ("steps.json", durations), ("itstime.json", moments)];
 
-/// One of these shows that a folder is such a recording.
-pub(super) const FILES: [&str; PARTS.len()] = [PARTS[0].0, PARTS[1].0, PARTS[2].0];
+pub(super) const FILES: [&str; PARTS.len()] = files_of(&PARTS);
 
 /// Every part that the folder holds.
 pub(super) fn schedule(dir: &Path) -> Result<Vec<Row>, Error> {
