@@ -30,7 +30,9 @@ pub struct LoaderOptions {
     /// Position, in rows since the run began, of the first row: the `position_after` of the last batch used.
     pub start: u64,
     /// This process among `host_count`. Every host gets its slice of every batch, so that the rows of a batch
-    /// do not depend on the number of hosts.
+    /// do not depend on the number of hosts. The price is paid by sources whose rows lie in
+    /// [blocks](Source::blocks): a batch draws from several at random, so each host has rows of all of them and
+    /// decodes them all.
     pub host_index: usize,
     pub host_count: usize,
     /// As [`Stream::skip_errors`], which streams have of their own.

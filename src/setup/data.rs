@@ -52,7 +52,10 @@ pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
             Arc::new(WebDataset::open(&webdataset.path.0, &rename)?)
         }
         config::Source::Mock(mock) => Arc::new(Mock::new(mock.rows, mock.seed as u64)),
-        config::Source::ImageFolder(folder) => Arc::new(ImageFolder::open(folder.path.as_path())?),
+        config::Source::ImageFolder(folder) => {
+            let all = ImageFolder::open(folder.path.as_path())?;
+            Arc::new(all.between(folder.start, folder.stop))
+        }
         config::Source::Coco(coco) => {
             let images = coco.images.as_ref().map(|path| path.as_path().to_owned());
             boxes(Box::new(Coco::open(coco.path.as_path(), images)?), &coco.detect)?
@@ -207,22 +210,24 @@ impl Preprocess for PpPreprocess {
             return Err(format!("keep_only names \"{missing}\", pp leaves only: {}", got.join(", ")).into());
         }
         let mut processed = Processed::default();
-        for (key, value) in result.iter().filter(|(key, _)| self.is_kept(key)) {
+        for (key, value) in result.into_iter().filter(|(key, _)| self.is_kept(key)) {
             match value {
-                crate::pp::Value::Array(array) if self.keep.is_none_or(|keep| keep.contains(&key)) => {
+                crate::pp::Value::Array(array)
+                    if self.keep.is_none_or(|keep| keep.contains(&key.as_str())) =>
+                {
                     if key == "text" {
-                        self.check_tokens(array)?;
+                        self.check_tokens(&array)?;
                     }
-                    processed.arrays.insert(key.to_owned(), array.clone());
+                    processed.arrays.insert(key, array);
                 }
-                _ if self.with_fields => add_field(&mut processed.fields, key, value),
+                _ if self.with_fields => add_field(&mut processed.fields, &key, &value),
                 // Numbers beside the arrays that the model takes are answers or ids: text for people.
                 crate::pp::Value::Array(array) if array.dims().is_empty() => {
-                    processed.strings.insert(key.to_owned(), number(array));
+                    processed.strings.insert(key, number(&array));
                 }
                 _ => {
                     if let Some(text) = value.as_str() {
-                        processed.strings.insert(key.to_owned(), text.to_owned());
+                        processed.strings.insert(key, text.to_owned());
                     }
                 }
             }

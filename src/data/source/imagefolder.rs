@@ -40,6 +40,14 @@ impl ImageFolder {
         Ok(ImageFolder { root, classes, files })
     }
 
+    /// Leaves only the rows from `start` up to, but not with, `stop`; `None` or 0 is the end, as for JSON lines.
+    /// Classes keep their ranks, rows are numbered anew.
+    pub fn between(mut self, start: usize, stop: Option<usize>) -> Self {
+        self.files.truncate(stop.filter(|&stop| stop > 0).unwrap_or(usize::MAX));
+        self.files.drain(..start.min(self.files.len()));
+        self
+    }
+
     /// Class names in the order of `label_index`.
     pub fn classes(&self) -> &[String] {
         &self.classes
@@ -117,5 +125,27 @@ mod tests {
         assert_eq!(source.classes(), ["cat"]);
         assert_eq!(source.get(0).unwrap()["label"], Value::Str("cat".to_owned()));
         assert!(matches!(source.get(1), Err(Error::OutOfRange { .. })));
+    }
+
+    #[test]
+    fn a_slice_keeps_the_ranks_of_classes() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        let rows = |start, stop| {
+            let source = ImageFolder::open(dir.path()).unwrap().between(start, stop);
+            let row = |index| {
+                let row = source.get(index).unwrap();
+                format!("{} {} {}", row["id"], row["label_index"], source.locate(index).ends_with("2.png"))
+            };
+            (0..source.len()).map(row).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(1, Some(3)), ["0 0 true", "1 1 false"]);
+        assert_eq!(rows(3, None), ["0 1 true"]);
+        assert_eq!(rows(0, Some(0)).len(), 4);
+        assert!(rows(9, Some(7)).is_empty());
     }
 }

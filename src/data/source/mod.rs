@@ -14,6 +14,7 @@ mod jsonl;
 mod memory;
 mod mock;
 mod parquet;
+mod places;
 mod records;
 mod roboflow;
 mod shards;

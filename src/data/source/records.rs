@@ -5,27 +5,30 @@
 //! checksums of its own (TensorFlow's `lib/io/record_writer.h`, `lib/hash/crc32c.h`).
 
 use super::Error;
+use super::places::{Place, Places, Spacing};
 use super::shards::{Extent, Shards, is_gzip};
 
 /// Bytes before a record's content: its length and the checksum of that.
 const HEADER: usize = 12;
 /// Bytes after it.
 const FOOTER: usize = 4;
+/// From one record's content to the next one's.
+pub(super) const SPACING: Spacing = Spacing { gap: (FOOTER + HEADER) as u64, align: 1 };
 
-/// The records of one shard, in their order: extents are those of the content without its frame.
+/// The records of one shard, in their order: places are those of the content without its frame.
 ///
 /// Only the frames are read; the content is checked when it is [`read`].
 ///
 /// # Errors
 /// When a length is wrong by its checksum, or the file ends within a record.
-pub(super) fn index(shards: &Shards, shard: usize) -> Result<Vec<Extent>, Error> {
+pub(super) fn index(shards: &Shards, shard: usize) -> Result<Places, Error> {
     let reader = shards.reader(shard)?;
     let path = shards.path(shard);
-    let mut extents = Vec::new();
+    let mut places = Places::new(SPACING);
     let (mut offset, mut header) = (0, [0; HEADER]);
     while offset < reader.len() {
         let damaged =
-            |problem: String| shards.damaged(shard, offset, format!("record {} {problem}", extents.len()));
+            |problem: String| shards.damaged(shard, offset, format!("record {} {problem}", places.len()));
         let read = reader.read_at(&mut header, offset).map_err(|source| Error::Io {
             action: "read",
             path: path.to_owned(),
@@ -35,7 +38,7 @@ pub(super) fn index(shards: &Shards, shard: usize) -> Result<Vec<Extent>, Error>
             return Err(damaged("is cut off within its length".to_owned()));
         }
         let Some(length) = length(&header) else {
-            let hint = match extents.len() {
+            let hint = match places.len() {
                 0 if is_gzip(&header) => ": it may be gzip data that does not end in .gz",
                 0 => ": this may be no TFRecord file",
                 _ => "",
@@ -47,10 +50,11 @@ pub(super) fn index(shards: &Shards, shard: usize) -> Result<Vec<Extent>, Error>
             return Err(damaged(format!("has {length} bytes, but the file ends before them")));
         }
         let len = u32::try_from(length).map_err(|_| damaged(format!("has {length} bytes, over 4 GiB")))?;
-        extents.push(Extent { offset: offset + HEADER as u64, shard: shard as u32, len });
+        let extent = Extent { offset: offset + HEADER as u64, shard: shard as u32, len };
+        places.push(Place { extent, number: places.len() as u32 });
         offset = end;
     }
-    Ok(extents)
+    Ok(places)
 }
 
 /// The content of a record.
@@ -111,8 +115,8 @@ mod tests {
     fn records_come_back_and_every_damage_is_found() {
         let bytes = [frame(b"one"), frame(b""), frame(&[7; 5000])].concat();
         let (_dir, shards) = written(&bytes);
-        let extents = index(&shards, 0).unwrap();
-        let contents: Vec<Vec<u8>> = extents.iter().map(|&extent| read(&shards, extent).unwrap()).collect();
+        let places = index(&shards, 0).unwrap();
+        let contents: Vec<Vec<u8>> = places.extents().map(|extent| read(&shards, extent).unwrap()).collect();
         assert_eq!(contents, [b"one".to_vec(), Vec::new(), vec![7; 5000]]);
 
         // Any flipped byte is found: when the file is opened, or when the record is read.
@@ -120,8 +124,8 @@ mod tests {
             let mut bad = bytes.clone();
             bad[at] ^= 1;
             let (_dir, shards) = written(&bad);
-            let found = index(&shards, 0).and_then(|extents| {
-                extents.iter().map(|&extent| read(&shards, extent)).collect::<Result<Vec<_>, _>>()
+            let found = index(&shards, 0).and_then(|places| {
+                places.extents().map(|extent| read(&shards, extent)).collect::<Result<Vec<_>, _>>()
             });
             assert!(matches!(found, Err(Error::Damaged { .. })), "byte {at}");
         }

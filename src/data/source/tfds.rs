@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::shards::{Extent, Shards};
+use super::places::Places;
+use super::shards::Shards;
 use super::split::{self, StoredSplit};
 use super::tfds_features::Features;
 use super::{Error, Row, Source, example, fingerprint_of_records, list, out_of_range, read_file, records};
@@ -35,14 +36,7 @@ pub struct Tfds {
     split: String,
     features: Features,
     shards: Shards,
-    rows: Vec<RowPlace>,
-}
-
-/// A row's record, and the number of that record in its file.
-#[derive(Debug, Clone, Copy)]
-struct RowPlace {
-    extent: Extent,
-    number: u32,
+    rows: Places,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,7 +102,7 @@ impl Tfds {
         }
         let shards = Shards::new(paths);
         let rows = pieces.into_par_iter().map(|(shard, rows, length)| piece(&shards, shard, rows, length));
-        let rows = rows.collect::<Result<Vec<_>, _>>()?.concat();
+        let rows = Places::concat(records::SPACING, &rows.collect::<Result<Vec<_>, _>>()?);
         Ok(Tfds { name: info.name, split: options.split, features, shards, rows })
     }
 
@@ -119,14 +113,16 @@ impl Tfds {
 }
 
 /// The rows of a piece of one file.
-fn piece(shards: &Shards, shard: usize, rows: Range<u64>, length: u64) -> Result<Vec<RowPlace>, Error> {
-    let extents = records::index(shards, shard)?;
-    if extents.len() as u64 != length {
-        let problem = format!("the file holds {} records, dataset_info.json says {length}", extents.len());
-        return Err(shards.damaged(shard, extents.last().map_or(0, |last| last.offset), problem));
+fn piece(shards: &Shards, shard: usize, rows: Range<u64>, length: u64) -> Result<Places, Error> {
+    let all = records::index(shards, shard)?;
+    if all.len() as u64 != length {
+        let problem = format!("the file holds {} records, dataset_info.json says {length}", all.len());
+        let last = all.len().checked_sub(1).and_then(|last| all.get(last));
+        return Err(shards.damaged(shard, last.map_or(0, |last| last.extent.offset), problem));
     }
-    let place = |number: u64| RowPlace { extent: extents[number as usize], number: number as u32 };
-    Ok(rows.map(place).collect())
+    let mut places = Places::new(records::SPACING);
+    rows.filter_map(|number| all.get(number as usize)).for_each(|place| places.push(place));
+    Ok(places)
 }
 
 impl Source for Tfds {
@@ -135,7 +131,7 @@ impl Source for Tfds {
     }
 
     fn get(&self, index: usize) -> Result<Row, Error> {
-        let place = *self.rows.get(index).ok_or_else(|| out_of_range(self, index))?;
+        let place = self.rows.get(index).ok_or_else(|| out_of_range(self, index))?;
         let bad = |problem| Error::BadRow { row: self.locate(index), problem };
         let features = example::parse(&records::read(&self.shards, place.extent)?).map_err(bad)?;
         let mut row = self.features.row(features).map_err(bad)?;
@@ -161,7 +157,7 @@ impl Source for Tfds {
     }
 
     fn fingerprint(&self) -> u64 {
-        fingerprint_of_records(&self.shards, self.rows.iter().map(|place| place.extent))
+        fingerprint_of_records(&self.shards, self.rows.extents())
     }
 }
 

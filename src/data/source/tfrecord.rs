@@ -4,7 +4,8 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::example::{self, Element};
-use super::shards::{Extent, Shards, expand, is_gzip};
+use super::places::{Place, Places};
+use super::shards::{Shards, expand, is_gzip};
 use super::{Error, Row, Source, fingerprint_of_records, out_of_range, records};
 use crate::data::Value;
 
@@ -45,7 +46,7 @@ impl FeatureType {
 pub struct TfRecord {
     shards: Shards,
     features: IndexMap<String, FeatureType>,
-    rows: Vec<Extent>,
+    rows: Places,
 }
 
 impl TfRecord {
@@ -59,11 +60,12 @@ impl TfRecord {
         let mut shards =
             Shards::new(expand(patterns, &[".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrec"])?);
         shards.unpack(|_, first| is_gzip(first) && !records::begins_record(first))?;
-        let rows: Vec<Vec<Extent>> = (0..shards.len())
+        let rows: Vec<Places> = (0..shards.len())
             .into_par_iter()
             .map(|shard| records::index(&shards, shard))
             .collect::<Result<_, _>>()?;
-        let source = TfRecord { shards, features, rows: rows.concat() };
+        let rows = Places::concat(records::SPACING, &rows);
+        let source = TfRecord { shards, features, rows };
         if source.features.is_empty() {
             return Err(Error::Options { problem: source.suggestion()? });
         }
@@ -72,10 +74,10 @@ impl TfRecord {
 
     /// What there is to declare, in the config's words.
     fn suggestion(&self) -> Result<String, Error> {
-        let Some(&first) = self.rows.first() else {
+        let Some(first) = self.rows.get(0) else {
             return Err(Error::Empty { source_name: self.describe() });
         };
-        let features = example::parse(&records::read(&self.shards, first)?)
+        let features = example::parse(&records::read(&self.shards, first.extent)?)
             .map_err(|problem| Error::BadRow { row: self.locate(0), problem })?;
         let line = |(name, feature): (&String, &example::Feature)| {
             let kind = feature.kind.as_ref();
@@ -97,7 +99,7 @@ impl Source for TfRecord {
     }
 
     fn get(&self, index: usize) -> Result<Row, Error> {
-        let extent = *self.rows.get(index).ok_or_else(|| out_of_range(self, index))?;
+        let Place { extent, .. } = self.rows.get(index).ok_or_else(|| out_of_range(self, index))?;
         let bad = |problem| Error::BadRow { row: self.locate(index), problem };
         let mut features = example::parse(&records::read(&self.shards, extent)?).map_err(bad)?;
         let mut row = Row::from([("id".to_owned(), Value::Str(index.to_string()))]);
@@ -128,17 +130,15 @@ impl Source for TfRecord {
 
     fn locate(&self, index: usize) -> String {
         match self.rows.get(index) {
-            Some(extent) => {
-                let shard = extent.shard as usize;
-                let before = self.rows.partition_point(|other| (other.shard as usize) < shard);
-                format!("{} (record {})", self.shards.path(shard).display(), index - before)
+            Some(Place { extent, number }) => {
+                format!("{} (record {number})", self.shards.path(extent.shard as usize).display())
             }
             None => format!("row {index} of {}", self.describe()),
         }
     }
 
     fn fingerprint(&self) -> u64 {
-        fingerprint_of_records(&self.shards, self.rows.iter().copied())
+        fingerprint_of_records(&self.shards, self.rows.extents())
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
+use super::places::{Place, Places, Spacing};
 use super::shards::{Extent, Shards, expand, is_gzip};
 use super::{Error, Row, Source, fingerprint_of_records, out_of_range};
 use crate::data::Value;
@@ -23,11 +24,13 @@ pub struct WebDataset {
     shards: Shards,
     /// A field's name, and the fields of a sample that it may be made of: the first one that is there.
     rename: IndexMap<String, Vec<String>>,
-    rows: Vec<Extent>,
+    rows: Places,
 }
 
 /// Tar files consist of blocks of this many bytes.
 const BLOCK: u64 = 512;
+/// From the end of one sample to the beginning of the next.
+const SPACING: Spacing = Spacing { gap: 0, align: BLOCK };
 
 impl WebDataset {
     /// `patterns` are files, folders, globs and names with braces; `rename` gives fields other names:
@@ -38,11 +41,11 @@ impl WebDataset {
     pub fn open(patterns: &[PathBuf], rename: &IndexMap<String, String>) -> Result<Self, Error> {
         let mut shards = Shards::new(expand(patterns, &[".tar", ".tar.gz", ".tgz"])?);
         shards.unpack(|_, first| is_gzip(first))?;
-        let rows: Vec<Vec<Extent>> =
+        let rows: Vec<Places> =
             (0..shards.len()).into_par_iter().map(|shard| index(&shards, shard)).collect::<Result<_, _>>()?;
         let alternatives = |fields: &String| fields.split(';').map(|field| field.trim().to_owned()).collect();
         let rename = rename.iter().map(|(name, fields)| (name.clone(), alternatives(fields))).collect();
-        Ok(WebDataset { shards, rename, rows: rows.concat() })
+        Ok(WebDataset { shards, rename, rows: Places::concat(SPACING, &rows) })
     }
 
     fn read(&self, bytes: &[u8], index: usize) -> Result<Row, String> {
@@ -79,7 +82,7 @@ impl Source for WebDataset {
     }
 
     fn get(&self, index: usize) -> Result<Row, Error> {
-        let extent = *self.rows.get(index).ok_or_else(|| out_of_range(self, index))?;
+        let Place { extent, .. } = self.rows.get(index).ok_or_else(|| out_of_range(self, index))?;
         let bytes = self.shards.read(extent)?;
         self.read(&bytes, index).map_err(|problem| Error::BadRow { row: self.locate(index), problem })
     }
@@ -91,7 +94,7 @@ impl Source for WebDataset {
 
     fn locate(&self, index: usize) -> String {
         match self.rows.get(index) {
-            Some(extent) => {
+            Some(Place { extent, .. }) => {
                 let path = self.shards.path(extent.shard as usize).display();
                 format!("{path} (sample at byte {})", extent.offset)
             }
@@ -100,12 +103,12 @@ impl Source for WebDataset {
     }
 
     fn fingerprint(&self) -> u64 {
-        fingerprint_of_records(&self.shards, self.rows.iter().copied())
+        fingerprint_of_records(&self.shards, self.rows.extents())
     }
 }
 
 /// The samples of one tar file: each from the header of its first member to the end of its last.
-fn index(shards: &Shards, shard: usize) -> Result<Vec<Extent>, Error> {
+fn index(shards: &Shards, shard: usize) -> Result<Places, Error> {
     let reader = shards.reader(shard)?;
     let len = reader.len();
     let mut archive = tar::Archive::new(reader);
@@ -113,7 +116,12 @@ fn index(shards: &Shards, shard: usize) -> Result<Vec<Extent>, Error> {
         let what = if at == 0 { "this may be no tar file" } else { "the tar file is damaged or was cut" };
         shards.damaged(shard, at, format!("{what}: {error}"))
     };
-    let mut samples = Vec::new();
+    let mut samples = Places::new(SPACING);
+    let mut add = |sample: Sample| -> Result<(), Error> {
+        let (extent, number) = (sample.extent(shards, shard)?, samples.len() as u32);
+        samples.push(Place { extent, number });
+        Ok(())
+    };
     let mut current: Option<Sample> = None;
     let mut end = 0;
     for entry in archive.entries_with_seek().map_err(|error| unreadable(0, error))? {
@@ -140,11 +148,11 @@ fn index(shards: &Shards, shard: usize) -> Result<Vec<Extent>, Error> {
             _ => {
                 let next = Sample { key, fields: vec![field], begin, end: content_end };
                 let last = current.replace(next);
-                samples.extend(last.map(|last| last.extent(shards, shard)).transpose()?);
+                last.map(&mut add).transpose()?;
             }
         }
     }
-    samples.extend(current.map(|last| last.extent(shards, shard)).transpose()?);
+    current.map(&mut add).transpose()?;
     if end >= len {
         // Members that are missing altogether cannot be told from a writer that leaves the mark out.
         let path = shards.path(shard).display();

@@ -1,25 +1,22 @@
-use std::io::{BufReader, Seek, SeekFrom};
+mod cache;
+mod files;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use indexmap::IndexMap;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
-};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
-use parquet::file::reader::{ChunkReader, Length};
-use prost::bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use rayon::prelude::*;
 
 use super::columns::Columns;
-use super::shards::{ShardReader, Shards, expand};
+use super::shards::{Shards, expand};
 use super::split::{self, Part, StoredSplit};
 use super::{Error, Row, Source, file_name, fingerprint, out_of_range};
 use crate::data::Value;
+use cache::{Cache, settle};
+use files::{Files, Group};
 
 /// Which rows and columns of parquet files a [`Parquet`] source reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,8 +40,7 @@ pub struct ParquetOptions {
 /// which those used last stay in memory.
 #[derive(Debug)]
 pub struct Parquet {
-    shards: Shards,
-    files: Vec<ArrowReaderMetadata>,
+    files: Files,
     columns: Columns,
     /// Columns of the files that are read, by number.
     roots: Vec<usize>,
@@ -56,15 +52,17 @@ pub struct Parquet {
 
 /// Bytes of values that are decoded together, on average.
 const BLOCK_BYTES: u64 = 4 << 20;
-/// Bytes of decoded blocks that stay in memory: [`BLOCKS_AT_HAND`](super::BLOCKS_AT_HAND) blocks, and half as
-/// much again since blocks differ.
-const CACHE_BYTES: usize = (super::BLOCKS_AT_HAND * BLOCK_BYTES as usize) / 2 * 3;
+/// Bytes of decoded blocks that stay in memory: [`BLOCKS_AT_HAND`](super::BLOCKS_AT_HAND) blocks, and a quarter
+/// more since blocks differ.
+const CACHE_BYTES: usize = (super::BLOCKS_AT_HAND * BLOCK_BYTES as usize) / 4 * 5;
 
 /// Consecutive rows of one row group.
 #[derive(Debug, Clone)]
 struct Block {
     file: usize,
     group: usize,
+    /// Rows of the file before the row group.
+    before: usize,
     rows: Range<usize>,
 }
 
@@ -74,39 +72,36 @@ impl Parquet {
     /// # Errors
     /// When files are missing or damaged, their columns differ, or a split or column is unknown.
     pub fn open(patterns: &[PathBuf], options: &ParquetOptions) -> Result<Self, Error> {
-        let shards = Shards::new(expand(patterns, &[".parquet"])?);
-        let open = |file: usize| open_file(&shards, file);
-        let files: Vec<ArrowReaderMetadata> =
-            (0..shards.len()).into_par_iter().map(open).collect::<Result<_, _>>()?;
-        let columns_of = |file: usize| {
-            Columns::of(files[file].schema(), options.columns.as_deref(), options.label_names).map_err(
-                |problem| Error::Options { problem: format!("{}: {problem}", shards.path(file).display()) },
-            )
+        let files = Files::new(Shards::new(expand(patterns, &[".parquet"])?));
+        let first = files.footer(0)?;
+        let columns_of = |file: usize, footer: &ArrowReaderMetadata| {
+            Columns::of(footer.schema(), options.columns.as_deref(), options.label_names).map_err(|problem| {
+                Error::Options { problem: format!("{}: {problem}", files.path(file).display()) }
+            })
         };
-        let (columns, roots) = columns_of(0)?;
-        for file in 1..shards.len() {
-            if files[file].schema().fields() != files[0].schema().fields()
-                && columns_of(file)? != (columns.clone(), roots.clone())
+        let (columns, roots) = columns_of(0, &first)?;
+        let groups_of = |file: usize| {
+            let footer = files.footer(file)?;
+            if footer.schema().fields() != first.schema().fields()
+                && columns_of(file, &footer)? != (columns.clone(), roots.clone())
             {
-                let problem = format!("its columns are not those of {}", shards.path(0).display());
-                return Err(Error::BadFile { path: shards.path(file).to_owned(), problem });
+                let problem = format!("its columns are not those of {}", files.path(0).display());
+                return Err(Error::BadFile { path: files.path(file).to_owned(), problem });
             }
-        }
+            Ok(files::groups(&footer, &roots))
+        };
+        let groups: Vec<Vec<Group>> =
+            (0..files.len()).into_par_iter().map(groups_of).collect::<Result<_, _>>()?;
+        let num_rows: Vec<usize> =
+            groups.iter().map(|groups| groups.iter().map(|group| group.num_rows).sum()).collect();
         let pieces = match &options.split {
-            None => (0..files.len()).map(|file| (file, 0..num_rows(&files[file]))).collect(),
-            Some(spec) => split_pieces(&shards, &files, spec)?,
+            None => num_rows.iter().enumerate().map(|(file, &rows)| (file, 0..rows)).collect(),
+            Some(spec) => split_pieces(&files, &num_rows, spec)?,
         };
-        let mut source = Parquet {
-            shards,
-            files,
-            columns,
-            roots,
-            blocks: Vec::new(),
-            ranges: Vec::new(),
-            cache: Cache::default(),
-        };
+        let (blocks, ranges) = (Vec::new(), Vec::new());
+        let mut source = Parquet { files, columns, roots, blocks, ranges, cache: Cache::new(CACHE_BYTES) };
         for (file, rows) in pieces {
-            source.add_blocks(file, rows);
+            source.add_blocks(file, &groups[file], rows);
         }
         Ok(source)
     }
@@ -117,67 +112,64 @@ impl Parquet {
     }
 
     /// Cuts rows of a file into blocks that end with their row group at the latest.
-    fn add_blocks(&mut self, file: usize, rows: Range<usize>) {
-        let mut group_begin = 0;
-        let metadata = self.files[file].metadata().clone();
-        for (number, group) in metadata.row_groups().iter().enumerate() {
-            let group_rows = group.num_rows().max(0) as usize;
-            let begin = rows.start.max(group_begin) - group_begin;
-            let end = rows.end.min(group_begin + group_rows).saturating_sub(group_begin);
-            let row_bytes = (self.group_bytes(group) / group_rows.max(1) as u64).max(1);
+    fn add_blocks(&mut self, file: usize, groups: &[Group], rows: Range<usize>) {
+        let mut before = 0;
+        for (group, &Group { num_rows, num_bytes }) in groups.iter().enumerate() {
+            let begin = rows.start.max(before) - before;
+            let end = rows.end.min(before + num_rows).saturating_sub(before);
+            let row_bytes = (num_bytes / num_rows.max(1) as u64).max(1);
             let step = (BLOCK_BYTES / row_bytes).max(1) as usize;
             for from in (begin..end).step_by(step) {
                 let rows = from..(from + step).min(end);
-                let before = self.ranges.last().map_or(0, |last| last.end);
-                self.ranges.push(before..before + rows.len());
-                self.blocks.push(Block { file, group: number, rows });
+                let start = self.len();
+                self.ranges.push(start..start + rows.len());
+                self.blocks.push(Block { file, group, before, rows });
             }
-            group_begin += group_rows;
+            before += num_rows;
         }
     }
 
-    /// Bytes of a row group's columns that are read, decompressed.
-    fn group_bytes(&self, group: &RowGroupMetaData) -> u64 {
-        let schema = group.schema_descr();
-        let read = |&column: &usize| self.roots.contains(&schema.get_column_root_idx(column));
-        let columns = (0..group.num_columns()).filter(read);
-        columns.map(|column| group.column(column).uncompressed_size().max(0) as u64).sum()
-    }
-
-    fn load(&self, number: usize) -> Result<RecordBatch, Error> {
+    fn load(&self, number: usize) -> Result<(RecordBatch, usize), Error> {
         let block = &self.blocks[number];
+        let footer = self.files.footer(block.file)?;
+        let undecodable = |problem: &dyn std::fmt::Display| self.undecodable(block, &footer, problem);
         let decode = || {
-            let metadata = self.files[block.file].clone();
-            let mask =
-                ProjectionMask::roots(metadata.metadata().file_metadata().schema_descr(), self.roots.clone());
-            let reader = PlacedReader(self.shards.reader(block.file)?);
-            let mut batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
+            if block.group >= footer.metadata().num_row_groups() {
+                return Err(undecodable(&"the file has changed since it was opened"));
+            }
+            let schema = footer.metadata().file_metadata().schema_descr();
+            let mask = ProjectionMask::roots(schema, self.roots.iter().copied());
+            let reader = self.files.reader(block.file)?;
+            let mut batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, footer.clone())
                 .with_row_groups(vec![block.group])
                 .with_projection(mask)
                 .with_offset(block.rows.start)
                 .with_limit(block.rows.len())
                 .with_batch_size(block.rows.len())
                 .build()
-                .map_err(|error| self.undecodable(block, &error))?;
+                .map_err(|error| undecodable(&error))?;
             match batches.next() {
-                Some(Ok(batch)) if batch.num_rows() == block.rows.len() => Ok(batch),
-                Some(Err(error)) => Err(self.undecodable(block, &error)),
-                _ => Err(self.undecodable(block, &"it has fewer rows than the file says")),
+                Some(Ok(batch)) if batch.num_rows() == block.rows.len() => {
+                    settle(&batch).map_err(|error| undecodable(&error))
+                }
+                Some(Err(error)) => Err(undecodable(&error)),
+                _ => Err(undecodable(&"it has fewer rows than the file says")),
             }
         };
         // The decoder is not proof against every damaged file; it only reads what this thread alone has.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
-            .unwrap_or_else(|_| Err(self.undecodable(block, &"the decoder gave up")))
+            .unwrap_or_else(|_| Err(undecodable(&"the decoder gave up")))
     }
 
-    fn undecodable(&self, block: &Block, problem: &dyn std::fmt::Display) -> Error {
-        let group = self.files[block.file].metadata().row_group(block.group);
-        let offset = group
-            .file_offset()
-            .or_else(|| group.columns().first().map(|column| column.byte_range().0 as i64));
+    fn undecodable(
+        &self,
+        block: &Block,
+        footer: &ArrowReaderMetadata,
+        problem: &dyn std::fmt::Display,
+    ) -> Error {
         let Range { start, end } = block.rows;
         let problem = format!("cannot decode rows {start} to {end} of row group {}: {problem}", block.group);
-        self.shards.damaged(block.file, offset.unwrap_or(0).max(0) as u64, problem)
+        self.files.damaged(block.file, files::group_offset(footer, block.group), problem)
     }
 
     fn block_of(&self, index: usize) -> Option<usize> {
@@ -194,7 +186,7 @@ impl Source for Parquet {
     fn get(&self, index: usize) -> Result<Row, Error> {
         let number = self.block_of(index).ok_or_else(|| out_of_range(self, index))?;
         let batch = self.cache.get(number, || self.load(number))?;
-        let folder = self.shards.path(self.blocks[number].file).parent().unwrap_or(Path::new(""));
+        let folder = self.files.path(self.blocks[number].file).parent().unwrap_or(Path::new(""));
         let fields = self
             .columns
             .row(&batch, index - self.ranges[number].start, folder)
@@ -209,66 +201,41 @@ impl Source for Parquet {
     }
 
     fn describe(&self) -> String {
-        let first = self.shards.path(0).display();
-        format!("parquet {first} ({} files, {} rows)", self.shards.len(), self.len())
+        let first = self.files.path(0).display();
+        format!("parquet {first} ({} files, {} rows)", self.files.len(), self.len())
     }
 
     fn locate(&self, index: usize) -> String {
         let Some(number) = self.block_of(index) else { return format!("row {index} of {}", self.describe()) };
         let block = &self.blocks[number];
-        let groups = &self.files[block.file].metadata().row_groups()[..block.group];
-        let before: i64 = groups.iter().map(RowGroupMetaData::num_rows).sum();
-        let row = before as usize + block.rows.start + index - self.ranges[number].start;
-        format!("{} (row {row})", self.shards.path(block.file).display())
+        let row = block.before + block.rows.start + index - self.ranges[number].start;
+        format!("{} (row {row})", self.files.path(block.file).display())
     }
 
     /// The names of the files, and which of their rows are used.
     fn fingerprint(&self) -> u64 {
-        let names = (0..self.shards.len()).map(|file| file_name(self.shards.path(file)).into_owned());
+        let names = (0..self.files.len()).map(|file| file_name(self.files.path(file)).into_owned());
         let blocks = self.blocks.iter().map(|block| {
-            let Block { file, group, rows } = block;
+            let Block { file, group, rows, .. } = block;
             format!("{file} {group} {}..{}", rows.start, rows.end)
         });
         fingerprint(names.chain(blocks))
     }
 }
 
-fn open_file(shards: &Shards, file: usize) -> Result<ArrowReaderMetadata, Error> {
-    let reader = PlacedReader(shards.reader(file)?);
-    // Where pages lie, but not the statistics of what they hold.
-    let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-    let load = || ArrowReaderMetadata::load(&reader, options);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load));
-    let problem = match result {
-        Ok(Ok(metadata)) => return Ok(metadata),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the reader gave up".to_owned(),
-    };
-    // What describes a parquet file stands at its end.
-    Err(shards.damaged(file, reader.len(), format!("this is no whole parquet file: {problem}")))
-}
-
-fn num_rows(file: &ArrowReaderMetadata) -> usize {
-    file.metadata().row_groups().iter().map(|group| group.num_rows().max(0) as usize).sum()
-}
-
 /// The rows of each file that a split names.
-fn split_pieces(
-    shards: &Shards,
-    files: &[ArrowReaderMetadata],
-    spec: &str,
-) -> Result<Vec<(usize, Range<usize>)>, Error> {
+fn split_pieces(files: &Files, num_rows: &[usize], spec: &str) -> Result<Vec<(usize, Range<usize>)>, Error> {
     let mut by_name: IndexMap<String, Vec<usize>> = IndexMap::new();
-    for file in 0..shards.len() {
-        by_name.entry(split_name(shards.path(file))).or_default().push(file);
+    for file in 0..files.len() {
+        by_name.entry(split_name(files.path(file))).or_default().push(file);
     }
     let stored = |(name, members): (&String, &Vec<usize>)| StoredSplit {
         name: name.clone(),
-        shard_lengths: members.iter().map(|&file| num_rows(&files[file]) as u64).collect(),
+        shard_lengths: members.iter().map(|&file| num_rows[file] as u64).collect(),
     };
     let splits: Vec<StoredSplit> = by_name.iter().map(stored).collect();
     let parts = split::resolve(spec, &splits)
-        .map_err(|problem| Error::Options { problem: format!("{}: {problem}", shards.path(0).display()) })?;
+        .map_err(|problem| Error::Options { problem: format!("{}: {problem}", files.path(0).display()) })?;
     let pieces = |part: &Part| {
         let members = &by_name[part.split];
         let shards = part.shards(&splits[part.split]).into_iter();
@@ -293,94 +260,10 @@ fn split_name(path: &Path) -> String {
     }
 }
 
-/// Decoded blocks, those used last, for all threads.
-#[derive(Debug, Default)]
-struct Cache {
-    /// The latest at the end.
-    slots: Mutex<Vec<Slot>>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    number: usize,
-    batch: Arc<Mutex<Option<RecordBatch>>>,
-    num_bytes: usize,
-}
-
-impl Cache {
-    /// A block, decoded by the first thread that asks for it while the others wait.
-    fn get(
-        &self,
-        number: usize,
-        load: impl FnOnce() -> Result<RecordBatch, Error>,
-    ) -> Result<RecordBatch, Error> {
-        let cell = {
-            let mut slots = self.lock();
-            let slot = match slots.iter().position(|slot| slot.number == number) {
-                Some(at) => slots.remove(at),
-                None => Slot { number, batch: Arc::default(), num_bytes: 0 },
-            };
-            let cell = slot.batch.clone();
-            slots.push(slot);
-            cell
-        };
-        let mut batch = cell.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(batch) = &*batch {
-            return Ok(batch.clone());
-        }
-        let loaded = load()?;
-        *batch = Some(loaded.clone());
-        let mut slots = self.lock();
-        if let Some(slot) = slots.iter_mut().find(|slot| slot.number == number) {
-            slot.num_bytes = loaded.get_array_memory_size();
-        }
-        let mut total: usize = slots.iter().map(|slot| slot.num_bytes).sum();
-        while total > CACHE_BYTES && slots.len() > 1 {
-            total -= slots.remove(0).num_bytes;
-        }
-        Ok(loaded)
-    }
-
-    /// Nothing panics while the lock is held.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Reads at a place without moving a cursor that others share, as readers of plain files would.
-struct PlacedReader(ShardReader);
-
-impl Length for PlacedReader {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-}
-
-impl ChunkReader for PlacedReader {
-    type T = BufReader<ShardReader>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let mut reader = self.0.clone();
-        reader.seek(SeekFrom::Start(start))?;
-        Ok(BufReader::new(reader))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        // Before the memory is taken: the length may be a damaged one.
-        if start.checked_add(length as u64).is_none_or(|end| end > self.0.len()) {
-            return Err(ParquetError::EOF(format!(
-                "{length} bytes at byte {start} are beyond the end of the file"
-            )));
-        }
-        let mut bytes = vec![0; length];
-        self.0.read_at(&mut bytes, start)?;
-        Ok(bytes.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::sync::Arc;
 
     use arrow_array::{ArrayRef, BinaryArray, Int64Array};
     use parquet::arrow::ArrowWriter;
@@ -444,7 +327,7 @@ mod tests {
             assert_eq!(row["n"], Value::Int(firsts[index]));
             assert_eq!(row["blob"].as_bytes().unwrap()[0], firsts[index] as u8);
         });
-        let held: usize = all.cache.lock().iter().map(|slot| slot.num_bytes).sum();
+        let held = all.cache.num_bytes();
         assert!(held <= CACHE_BYTES && held > 0, "{held}");
         assert!(matches!(all.get(83), Err(Error::OutOfRange { .. })));
         let error = open(Some("val")).unwrap_err();
@@ -483,7 +366,7 @@ mod tests {
         assert!(open(b"PAR1").is_err());
         // The header of the first page of the second row group.
         let source = open(&bytes).unwrap();
-        let at = source.files[0].metadata().row_group(1).column(1).byte_range().0 as usize;
+        let at = source.files.footer(0).unwrap().metadata().row_group(1).column(1).byte_range().0 as usize;
         let mut bad = bytes.clone();
         bad[at..at + 8].fill(0xff);
         let source = open(&bad).unwrap();
