@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::de::IgnoredAny;
 
+use super::places::{Place, Places, Spacing};
+use super::shards::Extent;
 use super::{Error, Row, Source, fingerprint, out_of_range, refuse_remote};
 use crate::data::Value;
 
@@ -23,8 +25,8 @@ pub struct JsonlOptions {
 
 /// One JSON object per line, with files (images) beside it, as big_vision's `datasets/jsonl.py`.
 ///
-/// Opening reads the file once, checks that every used line is a JSON object and keeps the offsets of the
-/// lines; rows and their files are read when asked for. Each row begins with an `id`, its number in the slice
+/// Opening reads the file once, checks that every used line is a JSON object and keeps where the
+/// lines are; rows and their files are read when asked for. Each row begins with an `id`, its number in the slice
 /// as text, unless the line has an `id` of its own.
 #[derive(Debug)]
 pub struct Jsonl {
@@ -32,8 +34,8 @@ pub struct Jsonl {
     file: File,
     fopen_keys: IndexMap<String, PathBuf>,
     start: usize,
-    /// Where each used line begins, and where the last one ends.
-    offsets: Vec<u64>,
+    /// The lines that are used.
+    lines: Places,
 }
 
 impl Jsonl {
@@ -47,7 +49,8 @@ impl Jsonl {
         let stop = options.stop.filter(|&stop| stop > 0).unwrap_or(usize::MAX);
 
         let mut reader = BufReader::with_capacity(1 << 18, &file);
-        let (mut line, mut offset, mut offsets) = (Vec::new(), 0u64, Vec::new());
+        let (mut line, mut offset) = (Vec::new(), 0u64);
+        let mut lines = Places::new(Spacing { gap: 0, align: 1 });
         for number in 0..stop {
             line.clear();
             let length = reader.read_until(b'\n', &mut line).map_err(fail)?;
@@ -55,17 +58,15 @@ impl Jsonl {
                 break;
             }
             if number >= options.start {
-                check_line(&line).map_err(|problem| Error::BadLine {
-                    path: path.clone(),
-                    line: number as u64 + 1,
-                    problem,
-                })?;
-                offsets.push(offset);
+                let bad = |problem| Error::BadLine { path: path.clone(), line: number as u64 + 1, problem };
+                check_line(&line).map_err(bad)?;
+                let len = u32::try_from(length).map_err(|_| bad("the line has over 4 GiB".to_owned()))?;
+                let extent = Extent { offset, shard: 0, len };
+                lines.push(Place { extent, number: lines.len() as u32 });
             }
             offset += length as u64;
         }
-        offsets.push(offset);
-        Ok(Jsonl { path, file, fopen_keys: options.fopen_keys, start: options.start, offsets })
+        Ok(Jsonl { path, file, fopen_keys: options.fopen_keys, start: options.start, lines })
     }
 
     /// Line number as editors count, from 1.
@@ -115,16 +116,13 @@ impl Jsonl {
 
 impl Source for Jsonl {
     fn len(&self) -> usize {
-        self.offsets.len() - 1
+        self.lines.len()
     }
 
     fn get(&self, index: usize) -> Result<Row, Error> {
-        let [begin, end] = match self.offsets.get(index..).unwrap_or_default() {
-            [begin, end, ..] => [*begin, *end],
-            _ => return Err(out_of_range(self, index)),
-        };
-        let mut bytes = vec![0; (end - begin) as usize];
-        self.file.read_exact_at(&mut bytes, begin).map_err(|source| Error::Io {
+        let Place { extent, .. } = self.lines.get(index).ok_or_else(|| out_of_range(self, index))?;
+        let mut bytes = vec![0; extent.len as usize];
+        self.file.read_exact_at(&mut bytes, extent.offset).map_err(|source| Error::Io {
             action: "read",
             path: self.path.clone(),
             source,
@@ -156,8 +154,10 @@ impl Source for Jsonl {
     /// The file's name, and which of its bytes and lines are used.
     fn fingerprint(&self) -> u64 {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let [begin, end] = [self.offsets.first(), self.offsets.last()].map(|offset| offset.copied());
-        let range = format!("{}..{}", begin.unwrap_or(0), end.unwrap_or(0));
+        let [first, last] = [0, self.len().wrapping_sub(1)].map(|row| self.lines.get(row));
+        let begin = first.map_or(0, |first| first.extent.offset);
+        let end = last.map_or(0, |last| last.extent.offset + u64::from(last.extent.len));
+        let range = format!("{begin}..{end}");
         fingerprint([&*name, &range, &format!("{}+{}", self.start, self.len())])
     }
 }

@@ -102,7 +102,7 @@ impl Tfds {
         }
         let shards = Shards::new(paths);
         let rows = pieces.into_par_iter().map(|(shard, rows, length)| piece(&shards, shard, rows, length));
-        let rows = Places::concat(records::SPACING, &rows.collect::<Result<Vec<_>, _>>()?);
+        let rows = Places::concat(records::SPACING, rows.collect::<Result<Vec<_>, _>>()?);
         Ok(Tfds { name: info.name, split: options.split, features, shards, rows })
     }
 

@@ -64,7 +64,7 @@ impl TfRecord {
             .into_par_iter()
             .map(|shard| records::index(&shards, shard))
             .collect::<Result<_, _>>()?;
-        let rows = Places::concat(records::SPACING, &rows);
+        let rows = Places::concat(records::SPACING, rows);
         let source = TfRecord { shards, features, rows };
         if source.features.is_empty() {
             return Err(Error::Options { problem: source.suggestion()? });

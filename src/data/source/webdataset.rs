@@ -45,7 +45,7 @@ impl WebDataset {
             (0..shards.len()).into_par_iter().map(|shard| index(&shards, shard)).collect::<Result<_, _>>()?;
         let alternatives = |fields: &String| fields.split(';').map(|field| field.trim().to_owned()).collect();
         let rename = rename.iter().map(|(name, fields)| (name.clone(), alternatives(fields))).collect();
-        Ok(WebDataset { shards, rename, rows: Places::concat(SPACING, &rows) })
+        Ok(WebDataset { shards, rename, rows: Places::concat(SPACING, rows) })
     }
 
     fn read(&self, bytes: &[u8], index: usize) -> Result<Row, String> {
