@@ -34,6 +34,14 @@ impl Method {
     pub fn draws(self) -> bool {
         matches!(self, Method::Sample { sampler, .. } if sampler != Sampler::Greedy)
     }
+
+    /// How many continuations of each prompt are made at the same time.
+    pub fn rows_each(self) -> usize {
+        match self {
+            Method::Sample { best_of_n, .. } => best_of_n,
+            Method::Beam { beam_size } => beam_size,
+        }
+    }
 }
 
 /// Which tokens may be emitted (`mask_logits`). The log-probability of a token is that without the mask.

@@ -1,7 +1,7 @@
 //! Programs of decoding on a device.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::num::NonZero;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +14,7 @@ use crate::hlo::EmitOptions;
 use crate::model::{PaliGemmaConfig, Taps};
 use crate::nn::Params;
 use crate::params;
-use crate::runtime::{self, Arg, Buffer, CompileOptions, Device, Executable};
+use crate::runtime::{self, Arg, Buffer, CompileOptions, Device, Executable, Parting};
 
 /// Prompts that cannot be continued.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,11 @@ pub struct Decoder {
     model: PaliGemmaConfig,
     config: DecodeConfig,
     pub(super) device: Device,
+    /// Whether the loop over tokens gets each layer's weights as arguments of their own: on the CPU. There a layer that is
+    /// cut out of a stack is a copy, and in products of single rows the cut becomes part of one slow loop.
+    unrolls: bool,
+    /// Into how many pieces kernels are cut then, where rows are single: each product of a vector runs on one thread.
+    pieces: usize,
     param_dims: Vec<(String, Vec<usize>)>,
     programs: HashMap<(Part, Signature), Executable>,
     /// Batches so far, which get different random numbers.
@@ -129,6 +134,8 @@ impl Decoder {
             model,
             config,
             device: device.clone(),
+            unrolls: device.client().platform_name() == "cpu" && device.client().makes_views(),
+            pieces: pieces(),
             param_dims,
             programs: HashMap::new(),
             num_batches: 0,
@@ -157,8 +164,7 @@ impl Decoder {
     pub fn decode(&mut self, params: &[&Buffer], prompts: &PromptBatch) -> Result<Continuations, Error> {
         let signature = self.signature(params, prompts)?;
         let inputs = self.upload(prompts)?;
-        let args = params.iter().copied().chain(&inputs).map(Arg::Keep).collect();
-        let results = self.program(Part::Whole, signature)?.execute(args)?;
+        let results = self.run(Part::Whole, signature, params, inputs.iter().map(Arg::Keep))?;
         let [tokens, logp, num_steps] = download([&results[0], &results[1], &results[2]])?;
         let num_steps = num_steps.values::<i32>()?[0] as usize;
         Ok(Continuations { tokens, logp, num_steps, eos_token: self.config.eos_token })
@@ -186,26 +192,51 @@ impl Decoder {
         Ok(arrays.into_iter().map(upload).collect::<Result<_, _>>()?)
     }
 
-    pub(super) fn program(&mut self, part: Part, signature: Signature) -> Result<&Executable, Error> {
-        match self.programs.entry((part, signature)) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let (_, signature) = entry.key();
-                let program = Program {
-                    model: &self.model,
-                    config: &self.config,
-                    signature,
-                    param_dims: &self.param_dims,
-                };
-                let (function, emit) = match part {
-                    Part::Whole => (program.whole()?, EmitOptions::default()),
-                    Part::Start => (program.start()?, EmitOptions::default()),
-                    Part::Continue => program.continuation()?,
-                };
-                let options = CompileOptions::default();
-                let executable = exec::compile(self.device.client(), &function, &emit, &options)?;
-                Ok(entry.insert(executable))
-            }
+    /// Runs a program with parameters and what follows them.
+    pub(super) fn run<'a>(
+        &mut self,
+        part: Part,
+        signature: Signature,
+        params: &[&Buffer],
+        rest: impl Iterator<Item = Arg<'a>>,
+    ) -> Result<Vec<Buffer>, Error> {
+        let program = self.describe(part, &signature);
+        let stacks: Vec<(&Buffer, Parting)> =
+            program.unstacked().map(|Unstacked { param, parting, .. }| (params[param], parting)).collect();
+        let executable = self.program(part, signature)?;
+        let results = Buffer::with_parts(&stacks, |parts| {
+            let params = params.iter().map(|param| Arg::Keep(param));
+            let mut args: Vec<Arg> = params.chain(parts.iter().map(Arg::Keep)).collect();
+            rest.for_each(|arg| args.push(arg));
+            executable.execute(args)
+        });
+        Ok(results??)
+    }
+
+    fn program(&mut self, part: Part, signature: Signature) -> Result<&Executable, Error> {
+        let key = (part, signature);
+        if !self.programs.contains_key(&key) {
+            let program = self.describe(part, &key.1);
+            let (function, emit) = match part {
+                Part::Whole => (program.whole()?, EmitOptions::default()),
+                Part::Start => (program.start()?, EmitOptions::default()),
+                Part::Continue => program.continuation()?,
+            };
+            let options = CompileOptions::default();
+            let executable = exec::compile(self.device.client(), &function, &emit, &options)?;
+            self.programs.insert(key.clone(), executable);
+        }
+        Ok(&self.programs[&key])
+    }
+
+    fn describe<'a>(&'a self, part: Part, signature: &'a Signature) -> Program<'a> {
+        Program {
+            model: &self.model,
+            config: &self.config,
+            signature,
+            param_dims: &self.param_dims,
+            unrolls: self.unrolls && part != Part::Start,
+            pieces: if signature.batch * self.config.method.rows_each() == 1 { self.pieces } else { 1 },
         }
     }
 
@@ -245,10 +276,10 @@ impl Decoder {
     }
 }
 
-impl Signature {
-    pub fn num_params(&self) -> usize {
-        self.param_dtypes.len()
-    }
+/// Twice as many as there are threads, so that all threads are busy to the end; few enough for programs to stay small.
+fn pieces() -> usize {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (2 * threads).next_power_of_two().min(16)
 }
 
 struct PromptShapes {
@@ -282,16 +313,55 @@ pub(super) struct Program<'a> {
     pub config: &'a DecodeConfig,
     pub signature: &'a Signature,
     param_dims: &'a [(String, Vec<usize>)],
+    unrolls: bool,
+    /// Into how many pieces kernels are cut.
+    pieces: usize,
+}
+
+/// A parameter whose parts a program also takes one by one.
+struct Unstacked {
+    /// Its place among the parameters.
+    param: usize,
+    parting: Parting,
+    count: usize,
+    part: Shape,
 }
 
 impl Program<'_> {
-    /// The model's parameters as the first arguments of a program.
+    fn param_shapes(&self) -> impl Iterator<Item = (&String, Shape)> {
+        let params = self.param_dims.iter().zip(&self.signature.param_dtypes);
+        params.map(|((name, dims), &dtype)| (name, Shape::new(dtype, dims.as_slice())))
+    }
+
+    fn unstacked(&self) -> impl Iterator<Item = Unstacked> {
+        let params = self.param_shapes().enumerate().filter(|_| self.unrolls);
+        params.filter_map(|(param, (name, shape))| {
+            let axes = PaliGemmaConfig::decoder_stack_axes(name)?;
+            let is_kernel = name.starts_with("llm/layers/") && !name.ends_with("/scale");
+            let pieces = if is_kernel { self.pieces } else { 1 };
+            [pieces, 1].into_iter().find_map(|pieces| {
+                let parting = Parting { axes, pieces };
+                let (count, part) = parting.parts_of(&shape)?;
+                Some(Unstacked { param, parting, count, part })
+            })
+        })
+    }
+
+    /// The model's parameters as the first arguments of a program, and their parts behind them.
     pub fn params(&self, b: &Builder) -> graph::Result<Params> {
-        let declare = |((name, dims), &dtype): (&(String, Vec<usize>), &DType)| {
-            Ok((name.clone(), b.parameter(name, Shape::new(dtype, dims.as_slice()))?))
-        };
-        let params = self.param_dims.iter().zip(&self.signature.param_dtypes).map(declare);
-        Ok(Params::new(b, params.collect::<graph::Result<Vec<_>>>()?))
+        let declare = |(name, shape): (&String, Shape)| Ok((name.clone(), b.parameter(name, shape)?));
+        let params = Params::new(b, self.param_shapes().map(declare).collect::<graph::Result<Vec<_>>>()?);
+        let layers = self.unstacked().map(|Unstacked { param, count, part, .. }| {
+            let name = &self.param_dims[param].0;
+            let declare = |index| b.parameter(&format!("{name}/{index}"), part.clone());
+            Ok((name.clone(), (0..count).map(declare).collect::<graph::Result<_>>()?))
+        });
+        Ok(params.with_layers(layers.collect::<graph::Result<Vec<_>>>()?))
+    }
+
+    /// How many arguments [`params`](Self::params) declares.
+    pub fn num_params(&self) -> usize {
+        self.param_dims.len() + self.unstacked().map(|unstacked| unstacked.count).sum::<usize>()
     }
 
     /// The arguments behind them: [`Decoder::upload`].

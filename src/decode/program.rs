@@ -129,7 +129,7 @@ impl<'a> Context<'a> {
         let prompt =
             self.model.embed(&self.params, image, text, Some(&is_token), mask_ar, &mut Taps::none())?;
         let (logits, cache, num_valid) =
-            self.model.prefill(&self.params, &prompt, self.config.max_decode_len)?;
+            self.model.prefill(&self.params.without_layers(), &prompt, self.config.max_decode_len)?;
         let num_steps = b.scalar(DType::S32, 0.0)?;
         let last = b.zeros(&Shape::new(DType::S32, [text.dims()[0]]))?;
         Ok((logits, Tip { num_steps, last, num_valid, cache }))

@@ -33,7 +33,7 @@ impl Samples {
     ) -> Result<(Tip, Self)> {
         let b = logits.builder().clone();
         let mut mask = prompts.mask.clone();
-        let best_of_n = best_of_n(context.config);
+        let best_of_n = context.config.method.rows_each();
         if best_of_n > 1 {
             let batch = logits.dims()[0];
             let rows = first_rows(&logits, batch, best_of_n, 1)?.reshape(&[batch * best_of_n])?;
@@ -61,7 +61,7 @@ impl Samples {
     #[track_caller]
     pub fn decoded(self, context: &Context<'_>, tip: Tip) -> Result<Decoded> {
         let Samples { mut tokens, mut logp, .. } = self;
-        let best_of_n = best_of_n(context.config);
+        let best_of_n = context.config.method.rows_each();
         if best_of_n > 1 {
             let &[rows, max_len] = tokens.dims() else {
                 return Err(tokens.builder().error(format!("tokens expect [R, L], got {}", tokens.shape())));
@@ -78,13 +78,6 @@ impl Samples {
             logp = pick(&logp)?;
         }
         Ok(Decoded { tokens, logp, num_steps: tip.num_steps })
-    }
-}
-
-fn best_of_n(config: &DecodeConfig) -> usize {
-    match config.method {
-        Method::Sample { best_of_n, .. } => best_of_n,
-        Method::Beam { .. } => 1,
     }
 }
 

@@ -43,8 +43,7 @@ impl Decoder {
         }
         let signature = self.signature(params, prompts)?;
         let inputs = self.upload(prompts)?;
-        let args = params.iter().copied().chain(&inputs).map(Arg::Keep).collect();
-        let state = self.program(Part::Start, signature.clone())?.execute(args)?;
+        let state = self.run(Part::Start, signature.clone(), params, inputs.iter().map(Arg::Keep))?;
         let empty = HostArray::zeros(Shape::new(DType::S32, [0, 0]));
         let eos_token = self.config().eos_token;
         let so_far = Continuations { tokens: empty.clone(), logp: empty, num_steps: 0, eos_token };
@@ -77,10 +76,9 @@ impl Stream<'_> {
         let limit = (self.so_far.num_steps + num_steps).min(self.decoder.config().max_decode_len);
         let device = self.decoder.device.clone();
         let limit = device.client().upload(&HostArray::scalar(limit as i32), &device)?;
-        let mut args: Vec<Arg> = self.params.iter().copied().map(Arg::Keep).collect();
-        args.push(Arg::Keep(&limit));
-        args.extend(std::mem::take(&mut self.state).into_iter().map(Arg::Donate));
-        self.state = self.decoder.program(Part::Continue, self.signature.clone())?.execute(args)?;
+        let carried = std::mem::take(&mut self.state).into_iter().map(Arg::Donate);
+        let rest = std::iter::once(Arg::Keep(&limit)).chain(carried);
+        self.state = self.decoder.run(Part::Continue, self.signature.clone(), &self.params, rest)?;
         self.look()
     }
 
@@ -121,7 +119,7 @@ impl Program<'_> {
         let samples = Samples::from_values(samples, self.config)?;
         let (tip, samples) = context.run(Tip::from_values(tip), samples, &limit)?;
         let results = join(tip, samples);
-        let first = self.signature.num_params() + 1;
+        let first = self.num_params() + 1;
         let alias = |output: usize| Alias { parameter: first + output, output };
         let aliases = (0..results.len()).map(alias).collect();
         let function = b.finish(&results.iter().collect::<Vec<_>>())?;

@@ -198,11 +198,24 @@ impl PaliGemmaConfig {
     pub fn narrowed(&self, params: &Params) -> Result<Params> {
         let dtype = self.llm.embed_dtype;
         params.map(|name, value| {
-            // Norms, the other stacked parameters, are vectors and computed in f32.
-            let is_weight = name.starts_with("llm/layers/") && value.rank() > 2;
+            // The other parameters of layers are the norms' vectors, and computed with in f32.
+            let is_weight = name.starts_with("llm/layers/") && !name.ends_with("/scale");
             let is_wider = value.dtype().num_bytes() > dtype.num_bytes();
             if is_weight && is_wider { value.convert(dtype) } else { Ok(value.clone()) }
         })
+    }
+
+    /// How many of a parameter's first axes count what the decoder uses one by one, layers or the groups of each layer;
+    /// `None` for parameters that are no stack of the decoder's.
+    pub fn decoder_stack_axes(name: &str) -> Option<usize> {
+        match name.strip_prefix("llm/layers/") {
+            Some("mlp/gating_einsum") => Some(2),
+            Some(_) => Some(1),
+            None => {
+                let of = ["lora/", "quant/"].iter().find_map(|part| name.strip_prefix(part))?;
+                of.starts_with("llm/layers/").then_some(1)
+            }
+        }
     }
 
     /// Runs prompts through the model and fills a cache with room for `max_decode_len` more tokens.

@@ -32,11 +32,18 @@ impl Params {
             None => Ok(value.clone()),
         };
         let kept = self.get(name)?;
-        let weight = match self.part(name, "scale") {
+        let scales = self.part(name, "scale");
+        let weight = match scales {
             None => of_group(kept)?.convert(x.dtype())?,
             Some(scales) => of_group(&dequantised(kept, scales, x.dtype())?)?,
         };
-        let y = x.einsum(spec, &weight)?;
+        let y = match self.pieces.get(name).filter(|_| scales.is_none()) {
+            None => x.einsum(spec, &weight)?,
+            Some(pieces) => {
+                let of_group = pieces.len() / group.map_or(1, |_| kept.dims()[0]);
+                product_of_pieces(x, spec, &pieces[group.unwrap_or(0) * of_group..][..of_group])?
+            }
+        };
         let Some(a) = self.part(name, "a") else { return Ok(y) };
         let b = self.builder();
         let _scope = b.scope("lora");
@@ -92,6 +99,35 @@ impl Params {
             params.parts.insert(format!("{name}/state"), states);
         }
         Ok(params)
+    }
+}
+
+/// `x` times a kernel that is cut along its first axis. The products of the pieces do not depend on each other, so that
+/// they may run at the same time.
+#[track_caller]
+fn product_of_pieces(x: &Value, spec: &str, pieces: &[Value]) -> Result<Value> {
+    let unknown = || x.builder().error(format!("cannot cut the kernel of \"{spec}\""));
+    let (operands, result) = spec.split_once("->").ok_or_else(unknown)?;
+    let (operand, kernel) = operands.split_once(',').ok_or_else(unknown)?;
+    let axis = kernel.chars().next().ok_or_else(unknown)?;
+    let along = operand.find(axis);
+    let mut products = Vec::with_capacity(pieces.len());
+    let mut start = 0;
+    for piece in pieces {
+        let end = start + piece.dims()[0];
+        let x = match along {
+            Some(along) if pieces.len() > 1 => x.slice_in_dim(along, start, end)?,
+            _ => x.clone(),
+        };
+        products.push(x.einsum(spec, &piece.convert(x.dtype())?)?);
+        start = end;
+    }
+    match result.find(axis) {
+        Some(place) => Value::concatenate(&products.iter().collect::<Vec<_>>(), place),
+        None => {
+            let (first, rest) = products.split_first().ok_or_else(unknown)?;
+            rest.iter().try_fold(first.clone(), |sum, product| sum.add(product))
+        }
     }
 }
 

@@ -237,7 +237,7 @@ impl Drop for Download {
     }
 }
 
-fn to_buffer_type(dtype: DType) -> ffi::PJRT_Buffer_Type {
+pub(super) fn to_buffer_type(dtype: DType) -> ffi::PJRT_Buffer_Type {
     match dtype {
         DType::Pred => ffi::PJRT_Buffer_Type_PRED,
         DType::S8 => ffi::PJRT_Buffer_Type_S8,

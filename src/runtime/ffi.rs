@@ -394,6 +394,16 @@ functions! {
     PJRT_Buffer_OnDeviceSizeInBytes: PJRT_Buffer_OnDeviceSizeInBytes_Args {
         buffer: *mut PJRT_Buffer, on_device_size_in_bytes: usize,
     },
+    PJRT_Buffer_Device: PJRT_Buffer_Device_Args { buffer: *mut PJRT_Buffer, device: *mut PJRT_Device },
+    PJRT_Buffer_OpaqueDeviceMemoryDataPointer: PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args {
+        buffer: *mut PJRT_Buffer, device_memory_ptr: *mut c_void,
+    },
+    PJRT_Client_CreateViewOfDeviceBuffer: PJRT_Client_CreateViewOfDeviceBuffer_Args {
+        client: *mut PJRT_Client, device_buffer_ptr: *mut c_void, dims: *const i64, num_dims: usize,
+        element_type: PJRT_Buffer_Type, layout: *mut PJRT_Buffer_MemoryLayout, device: *mut PJRT_Device,
+        on_delete_callback: Option<unsafe extern "C" fn(*mut c_void, *mut c_void)>,
+        on_delete_callback_arg: *mut c_void, stream: isize, buffer: *mut PJRT_Buffer, memory: *mut PJRT_Memory,
+    },
     PJRT_Buffer_IsDeleted: PJRT_Buffer_IsDeleted_Args { buffer: *mut PJRT_Buffer, is_deleted: bool },
     PJRT_Buffer_ToHostBuffer: PJRT_Buffer_ToHostBuffer_Args {
         src: *mut PJRT_Buffer, host_layout: *mut PJRT_Buffer_MemoryLayout, dst: *mut c_void, dst_size: usize,

@@ -46,6 +46,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod views;
 
 pub use buffer::{Buffer, Download};
 pub use cache::{CACHE_VARIABLE, CacheOutcome, ExecutableCache};
@@ -58,3 +59,4 @@ pub use named::NamedValue;
 pub use options::{CompileOptions, FlagValue, Program, ProgramFormat};
 pub use plugin::Plugin;
 pub use topology::Topology;
+pub use views::Parting;

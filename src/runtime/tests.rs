@@ -1,7 +1,7 @@
 use pretty_assertions::assert_eq;
 
 use super::testing::{cpu_client, four_cpu_devices};
-use super::{Arg, Buffer, Client, CompileOptions, Error, Executable, NamedValue, Program};
+use super::{Arg, Buffer, Client, CompileOptions, Error, Executable, NamedValue, Parting, Program};
 use crate::array::{DType, HostArray, Shape};
 
 const ADD: &str = "module @add {
@@ -260,4 +260,58 @@ fn errors_keep_code_call_and_message() {
     assert!(error.to_string().contains("supplied 1 buffers but compiled program expected 2"), "{error}");
     let error = add.execute(vec![Arg::Keep(&x), Arg::Keep(&x)]).unwrap_err();
     assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+}
+
+#[test]
+fn parts_of_a_buffer_are_seen_without_copies() {
+    let client = cpu_client();
+    assert!(client.makes_views());
+    let values: Vec<f32> = (0..2 * 3 * 16).map(|i| i as f32).collect();
+    let stack = upload(&client, &HostArray::new([2, 3, 16], &values).unwrap());
+    let negate = compile(
+        &client,
+        "func.func @main(%x: tensor<16xf32>) -> tensor<16xf32> {
+            %y = stablehlo.negate %x : tensor<16xf32>
+            return %y : tensor<16xf32>
+        }",
+    );
+    let layers = |axes: usize| Parting { axes, pieces: 1 };
+    let (before, negated) = Buffer::with_parts(&[(&stack, layers(2)), (&stack, layers(1))], |parts| {
+        assert_eq!(parts.len(), 6 + 2);
+        assert_eq!(parts[7].shape(), &Shape::new(DType::F32, [3, 16]));
+        let before: Vec<HostArray> = parts.iter().map(|part| part.download().unwrap()).collect();
+        // Still running when this returns, for all that is known.
+        (before, negate.execute(vec![Arg::Keep(&parts[4])]).unwrap())
+    })
+    .unwrap();
+    let bytes = |range: std::ops::Range<usize>| bytemuck::cast_slice::<f32, u8>(&values[range]);
+    for (index, part) in before[..6].iter().enumerate() {
+        assert_eq!(part.bytes(), bytes(16 * index..16 * (index + 1)));
+    }
+    assert_eq!(before[7].bytes(), bytes(48..96));
+    let negated = negated[0].download().unwrap();
+    assert!(negated.values::<f32>().unwrap().iter().zip(&values[64..]).all(|(a, b)| *a == -b));
+    // The stack is as it was.
+    assert_eq!(stack.download().unwrap().bytes(), bytes(0..96));
+}
+
+#[test]
+fn stacks_are_cut_where_memory_and_extents_allow() {
+    let parts = |axes: usize, pieces: usize, dims: &[usize]| {
+        Parting { axes, pieces }
+            .parts_of(&Shape::new(DType::BF16, dims))
+            .map(|(n, part)| (n, part.dims().to_vec()))
+    };
+    assert_eq!(parts(1, 1, &[4, 2, 32]), Some((4, vec![2, 32])));
+    assert_eq!(parts(2, 1, &[4, 2, 32]), Some((8, vec![32])));
+    assert_eq!(parts(1, 2, &[4, 2, 32]), Some((8, vec![1, 32])));
+    assert_eq!(parts(1, 3, &[4, 2, 32]), None);
+    // Parts of 60 bytes, of none, and of fewer axes than asked for.
+    assert_eq!(parts(1, 1, &[4, 30]), None);
+    assert_eq!(parts(1, 1, &[4, 0]), None);
+    assert_eq!(parts(2, 1, &[4]), None);
+    let client = cpu_client();
+    let stack = upload(&client, &HostArray::new([4, 15], &[0.0f32; 60]).unwrap());
+    let count = Buffer::with_parts(&[(&stack, Parting { axes: 1, pieces: 1 })], |parts| parts.len()).unwrap();
+    assert_eq!(count, 0);
 }
