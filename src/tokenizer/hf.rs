@@ -1,5 +1,9 @@
 //! Hugging Face's `tokenizer.json`, through their crate.
 
+use std::fmt::Display;
+use std::panic::catch_unwind;
+
+use serde::de::IgnoredAny;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::{Error, Special};
@@ -13,7 +17,12 @@ pub(super) struct Hf {
 
 impl Hf {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| Error::NotAModel(error.to_string()))?;
+        let not_a_model = |problem: &dyn Display| Error::NotAModel(problem.to_string());
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| not_a_model(&error))?;
+        // The crate panics at some values that are JSON and no tokenizer's.
+        let tokenizer = catch_unwind(|| Tokenizer::from_bytes(bytes))
+            .map_err(|_| not_a_model(&"it is JSON, but not a tokenizer's"))?
+            .map_err(|error| not_a_model(&error))?;
         Hf::new(tokenizer)
     }
 
@@ -77,5 +86,23 @@ impl Hf {
     pub fn known(&self, id: i32) -> Result<u32, Error> {
         let out_of_range = Error::IdOutOfRange { id, vocab_size: self.vocab_size };
         u32::try_from(id).ok().filter(|&id| (id as usize) < self.vocab_size).ok_or(out_of_range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_no_tokenizers_are_refused() {
+        let refusal = |text: &str| Hf::from_bytes(text.as_bytes()).unwrap_err().to_string();
+        assert_eq!(
+            refusal("{\"model\": {,}}"),
+            "not a usable tokenizer file: key must be a string at line 1 column 12"
+        );
+        assert!(refusal("{}").starts_with("not a usable tokenizer file: "));
+        // The crate panics here.
+        let unknown = r#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "A"}, "model": {}}"#;
+        assert!(refusal(unknown).starts_with("not a usable tokenizer file: "), "{}", refusal(unknown));
     }
 }

@@ -5,12 +5,17 @@ use std::fs;
 
 use paligemma::tokenizer::{Tokenizer, build};
 
-use super::test_data;
+use super::{let_dependencies_panic, test_data};
 
-const TEXTS: [&str; 4] =
-    ["", "detect cat ; dog\n<loc0000><loc0003> <seg001>", " two  blanks \u{2581} 12é🐱\0", "<bos><unk><0x41><pad>"];
+const TEXTS: [&str; 4] = [
+    "",
+    "detect cat ; dog\n<loc0000><loc0003> <seg001>",
+    " two  blanks \u{2581} 12é🐱\0",
+    "<bos><unk><0x41><pad>",
+];
 
 pub fn run(data: &[u8]) -> Option<()> {
+    let_dependencies_panic();
     let tokenizer = Tokenizer::from_bytes(data).ok()?;
     check(&tokenizer);
     if let Ok(extended) = tokenizer.with_tokensets(&["loc(n=4)", "seg(n=2)"]) {
@@ -47,7 +52,8 @@ fn check(tokenizer: &Tokenizer) {
 
 pub fn seeds() -> Vec<Vec<u8>> {
     let options = build::Options { vocab_size: 330, num_loc: 4, num_seg: 2 };
-    let small = build::build(["detect cat ; dog", "a cat, a dog, 12"], &options).expect("room for the pieces");
+    let small =
+        build::build(["detect cat ; dog", "a cat, a dog, 12"], &options).expect("room for the pieces");
     let read = |name: &str| fs::read(test_data(name)).expect("a file of the tests");
     vec![small, read("text/tokenizer.model"), SMALL_JSON.as_bytes().to_vec()]
 }
