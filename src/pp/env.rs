@@ -68,7 +68,8 @@ impl Env {
         let path = self.find(&model).map_err(|missing| {
             let name = Path::new(&model).file_name().unwrap_or(model.as_ref());
             let place = self.tokenizers.last().unwrap_or(&self.base).join(name);
-            args.wrong("model", format!("{missing}; {}", advice_for_missing(&place)))
+            let advice = advice_for_missing(place.strip_prefix(".").unwrap_or(&place));
+            args.wrong("model", format!("{missing}; {advice}"))
         })?;
         let opened = Tokenizer::open(&path).map_err(|error| args.wrong("model", with_sources(&error)))?;
         if matches!(args.get("tokensets"), Literal::Str(_)) {
