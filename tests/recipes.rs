@@ -89,10 +89,15 @@ fn captions_of_creatures() {
     kitchen.tokenizer("captions.jsonl");
     // One row of this set has no caption.
     let part = |name: &str, split: &str| {
-        format!("{name}={{name: 'hf:parquet', path: {source}, split: 'train[{split}]', columns: [image, blip_caption]}}")
+        format!(
+            "{name}={{name: 'hf:parquet', path: {source}, split: 'train[{split}]', columns: [image, blip_caption]}}"
+        )
     };
-    let said =
-        kitchen.train("tuxemon_caption.yaml", &[&part("train", "6:"), &part("val", ":5")], &["total_epochs=2"]);
+    let said = kitchen.train(
+        "tuxemon_caption.yaml",
+        &[&part("train", "6:"), &part("val", ":5")],
+        &["total_epochs=2"],
+    );
     assert_attention_alone(&said);
     assert!(said.contains("best pplx/avg") && kitchen.path("run/BEST").is_file(), "{said}");
     assert!(said.contains("val/cider"), "{said}");
