@@ -510,7 +510,7 @@ fn a_tokenizer_that_is_not_there_comes_with_what_makes_it() {
     let evals = "evals={val: {type: storepreds, data: {name: mock}, pp_fn: decode}}";
     let (stderr, code) = said(&["eval", "named.yaml", "--checkpoint", "none", "--set", evals]);
     assert!(
-        stderr.starts_with("error: named.yaml:1:12: there is no file made/tokenizer.model; "),
+        stderr.contains("error: named.yaml:1:12: there is no file made/tokenizer.model; "),
         "{stderr}"
     );
     assert_eq!((stderr.contains(&advice("made/tokenizer.model")), code), (true, 2), "{stderr}");

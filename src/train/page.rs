@@ -13,7 +13,7 @@ use crate::config::Loaded;
 use crate::eval::{self, Outcome};
 use crate::params::ParamSpecs;
 use crate::report::chart::{by_family, series_of};
-use crate::report::metrics::read_metrics;
+use crate::report::metrics::{Row, read_metrics};
 use crate::report::page::{self, Answer, Card, Marks, Picture, Report, Table};
 use crate::report::results;
 use crate::report::units::{self, number};
@@ -181,16 +181,16 @@ pub(super) fn write_page(workdir: &Path, facts: &Facts<'_>, gallery: &Gallery) -
     summary.extend([("device", device), ("program", format!("paligemma {}", env!("CARGO_PKG_VERSION")))]);
     let rows = read_metrics(&workdir.join("metrics.jsonl"))?;
     let mut tables = results::tables(&rows);
-    tables.push(Table {
-        title: "training, last step".into(),
-        header: vec!["metric".into(), "value".into()],
-        rows: facts
-            .metrics
-            .iter()
-            .filter(|(name, _)| !name.contains('/'))
-            .map(|(name, value)| vec![name.clone(), number(*value)])
-            .collect(),
-    });
+    // Of the file, which a session that only completes a run has not measured anew.
+    let is_of_step = |row: &&Row| row.values.iter().any(|(name, _)| name == "training_loss");
+    if let Some(last) = rows.iter().rfind(is_of_step) {
+        let values = last.values.iter().filter(|(name, _)| !name.contains('/'));
+        tables.push(Table {
+            title: format!("training, step {}", last.step),
+            header: vec!["metric".into(), "value".into()],
+            rows: values.map(|(name, value)| vec![name.clone(), number(*value)]).collect(),
+        });
+    }
     let report = Report {
         title: format!("PaliGemma · {name}"),
         summary: summary.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
