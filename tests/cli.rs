@@ -509,10 +509,7 @@ fn a_tokenizer_that_is_not_there_comes_with_what_makes_it() {
     // By the config, for answers.
     let evals = "evals={val: {type: storepreds, data: {name: mock}, pp_fn: decode}}";
     let (stderr, code) = said(&["eval", "named.yaml", "--checkpoint", "none", "--set", evals]);
-    assert!(
-        stderr.contains("error: named.yaml:1:12: there is no file made/tokenizer.model; "),
-        "{stderr}"
-    );
+    assert!(stderr.contains("error: named.yaml:1:12: there is no file made/tokenizer.model; "), "{stderr}");
     assert_eq!((stderr.contains(&advice("made/tokenizer.model")), code), (true, 2), "{stderr}");
     assert!(
         stderr.contains("https://storage.googleapis.com/big_vision/paligemma_tokenizer.model"),
