@@ -491,3 +491,28 @@ fn parquet_and_tar_files_become_rows_with_pictures_beside_them() {
         assert_eq!(row["suffix"].as_str().unwrap(), sample["fields"]["txt"]["text"].as_str().unwrap().trim());
     }
 }
+
+#[test]
+fn a_tokenizer_that_is_not_there_comes_with_what_makes_it() {
+    let folder = boxed_config("coco");
+    fs::remove_file(folder.path().join("tokenizer.model")).unwrap();
+    let named = fs::read_to_string(folder.path().join("c.yaml")).unwrap();
+    fs::write(folder.path().join("named.yaml"), format!("tokenizer: made/tokenizer.model\n{named}")).unwrap();
+    let advice = |path: &str| format!("`paligemma data tokenizer ROWS.jsonl --out {path}` makes a small one");
+    let said = |args: &[&str]| failure(paligemma(folder.path()).args(args));
+
+    // By the pp strings, which a training opens first.
+    let (stderr, code) = said(&["train", "c.yaml", "--workdir", "run"]);
+    assert_eq!((stderr.contains(&advice("tokenizer.model")), code), (true, 2), "{stderr}");
+    let (stderr, code) = said(&["train", "named.yaml", "--workdir", "run"]);
+    assert_eq!((stderr.contains(&advice("made/tokenizer.model")), code), (true, 2), "{stderr}");
+    // By the config, for answers.
+    let evals = "evals={val: {type: storepreds, data: {name: mock}, pp_fn: decode}}";
+    let (stderr, code) = said(&["eval", "named.yaml", "--checkpoint", "none", "--set", evals]);
+    assert!(stderr.contains("error: named.yaml:1:12: there is no file made/tokenizer.model; "), "{stderr}");
+    assert_eq!((stderr.contains(&advice("made/tokenizer.model")), code), (true, 2), "{stderr}");
+    assert!(
+        stderr.contains("https://storage.googleapis.com/big_vision/paligemma_tokenizer.model"),
+        "{stderr}"
+    );
+}

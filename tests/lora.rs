@@ -555,33 +555,3 @@ fn mistakes_about_adapters_are_the_configs() {
     refused("frozen_dtype=nf4", "set lora, which trains adapters beside them");
     refused("lora={init: base}", "holds no adapters");
 }
-
-#[test]
-fn the_recipe_of_counting_runs_on_a_small_model() {
-    let lab = Lab(tempfile::tempdir().unwrap());
-    lab.said(
-        &["data", "synth", "intersections", "--out", "data", "--size", "64", "--splits", "train=8,val=4"],
-        0,
-    );
-    let rows = ["data", "tokenizer", "data/train.jsonl", "data/val.jsonl"];
-    lab.said(&[&rows[..], &["--out", "data/tokenizer.model", "--vocab-size", "300"]].concat(), 0);
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/recipes/count_intersection_lora.yaml");
-    let small = [
-        "model_init=null",
-        "model.image_size=28",
-        "model.img={variant: null, width: 16, depth: 1, num_heads: 2, mlp_dim: 32, patch_size: 14}",
-        "model.llm={variant: null, width: 16, depth: 1, num_heads: 2, num_kv_heads: 1, head_dim: 8, mlp_dim: 32, vocab_size: 320}",
-        "compute_dtype=float32",
-        "total_steps=4",
-    ];
-    let mut args =
-        vec!["train", config.to_str().unwrap(), "--workdir", "run", "--arg", "data=data", "--arg", "res=28"];
-    let tokenizer = ["--arg", "tokenizer=data/tokenizer.model"];
-    args.extend(tokenizer);
-    small.iter().for_each(|set| args.extend(["--set", set]));
-    lab.said(&args, 0);
-    let state = lab.state("run");
-    // Attention and MLP of the decoder, queries, keys and values of the vision tower.
-    let adapters = state.keys().filter(|name| name.starts_with("params/lora/") && name.ends_with("/a"));
-    assert_eq!(adapters.count(), 5 + 3);
-}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::args::Signature;
 use super::literal::Literal;
 use super::spec::{SyntaxError, parse_section};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, advice_for_missing};
 use crate::vqvae;
 
 /// Folders to look in, and what was opened so far. Keep one for all pipelines of a run.
@@ -65,7 +65,12 @@ impl Env {
         };
         let args = Signature::parse(line)?.bind(call)?;
         let (model, sets) = (args.str("model")?, args.strs("tokensets")?);
-        let path = self.find(&model).map_err(|missing| args.wrong("model", missing))?;
+        let path = self.find(&model).map_err(|missing| {
+            let name = Path::new(&model).file_name().unwrap_or(model.as_ref());
+            let place = self.tokenizers.last().unwrap_or(&self.base).join(name);
+            let advice = advice_for_missing(place.strip_prefix(".").unwrap_or(&place));
+            args.wrong("model", format!("{missing}; {advice}"))
+        })?;
         let opened = Tokenizer::open(&path).map_err(|error| args.wrong("model", with_sources(&error)))?;
         if matches!(args.get("tokensets"), Literal::Str(_)) {
             return Err(args.wrong("tokensets", "must be a list, such as (\"loc\", \"seg\")"));

@@ -148,7 +148,7 @@ mod tests {
                     ^
         "##);
         insta::assert_snapshot!(show("tok(key='x', model='gemma(model=\"nope.model\")')"), @r##"
-        tok: `model` is no tokenizer: gemma: `model` names file "nope.model", which is not in .
+        tok: `model` is no tokenizer: gemma: `model` names file "nope.model", which is not in .; `paligemma data tokenizer ROWS.jsonl --out nope.model` makes a small one for a model that is trained from nothing; PaliGemma's own is paligemma_tokenizer.model, beside its checkpoints and at https://storage.googleapis.com/big_vision/paligemma_tokenizer.model
           tok(key='x', model='gemma(model="nope.model")')
                        ^
         "##);

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::metrics::{Row, keys_of, points_of};
+use super::results::{is_idle, is_of_evaluation};
 use super::units::number;
 
 /// One curve. Series with the same `chart` share a pair of axes, under that title.
@@ -15,6 +16,8 @@ pub struct Series {
     /// Draws an exponentially weighted average, with the values themselves faint behind it.
     pub smooth: bool,
     pub scale: Scale,
+    /// Which of several runs it is of: their colours and names are the same in every chart.
+    pub run: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,24 +33,48 @@ pub enum Scale {
 /// the learning rate's schedule, norms, and everything evaluators measured.
 pub fn series_of(rows: &[Row]) -> Vec<Series> {
     let mut all: Vec<(u8, Series)> = Vec::new();
-    for key in keys_of(rows) {
+    let keys = keys_of(rows);
+    // A single schedule has the shape of the learning rate, which is its multiple.
+    let has_rate = keys.contains(&"lr") && keys.contains(&"global_schedule");
+    for key in keys {
         let (rank, chart, smooth, scale) = match key {
             "training_loss" => (0, "Training loss", true, Scale::Auto),
             "lr" | "learning_rate" => (1, "Learning rate", false, Scale::Linear),
+            "global_schedule" if has_rate => continue,
             _ if key.starts_with("global_schedule") => {
                 (1, "Schedule of the learning rate", false, Scale::Linear)
             }
             "l2_grads" => (3, "Norm of the gradient", true, Scale::Auto),
+            _ if is_of_evaluation(key) => (2, key, false, Scale::Auto),
             // Timings and memory, for tools rather than for this page.
-            _ if ["z/", "y/", "img/"].iter().any(|prefix| key.starts_with(prefix)) => continue,
-            _ if key.contains('/') => (2, key, false, Scale::Auto),
             _ => continue,
         };
         let (chart, name, points) = (chart.to_owned(), key.to_owned(), points_of(rows, key));
-        all.push((rank, Series { chart, name, points, smooth, scale }));
+        let series = Series { chart, name, points, smooth, scale, run: None };
+        if !is_idle(&series) {
+            all.push((rank, series));
+        }
     }
     all.sort_by_key(|&(rank, _)| rank);
     all.into_iter().map(|(_, series)| series).collect()
+}
+
+/// Puts curves into one chart whose names begin with the same word: `val/mAP`, `val/mAP50` and `val/mAP_small`.
+pub fn by_family(mut all: Vec<Series>) -> Vec<Series> {
+    let stem = |series: &Series| {
+        let (eval, metric) = series.name.rsplit_once('/')?;
+        let word = metric.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(metric.len());
+        (word > 0).then(|| format!("{eval}/{}", &metric[..word]))
+    };
+    let stems: Vec<Option<String>> = all.iter().map(stem).collect();
+    for (series, stem) in all.iter_mut().zip(&stems) {
+        let members = stems.iter().filter(|other| *other == stem).count();
+        // More than there are colours are told apart in charts of their own.
+        if let Some(stem) = stem.as_ref().filter(|_| (2..=COLOURS).contains(&members)) {
+            series.chart = stem.clone();
+        }
+    }
+    all
 }
 
 /// The series in groups that share a chart, in order of first appearance.
@@ -73,7 +100,7 @@ const MAX_POINTS: usize = 600;
 /// Columns that answer to the pointer.
 const MAX_COLUMNS: usize = 100;
 /// The page has this many colours for curves.
-const COLOURS: usize = 5;
+const COLOURS: usize = 6;
 
 /// One pair of axes with its curves. `series` share a chart; at least one has a point.
 pub fn chart(title: &str, series: &[&Series]) -> Markup {
@@ -83,23 +110,24 @@ pub fn chart(title: &str, series: &[&Series]) -> Markup {
             figcaption {
                 strong { (title) }
                 @if axes.log { span.faint { "logarithmic" } }
-                @if series.len() > 1 {
+                @if series.len() > 1 || series.iter().any(|one| one.run.is_some()) {
                     @for (i, one) in series.iter().enumerate() {
-                        span { i.swatch.(colour(i)) {} (one.name) }
+                        span { i.swatch.(colour(i, one)) {} (one.name) }
                     }
                 }
             }
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(described(title, series)) {
                 (grid(&axes))
-                @for (i, one) in series.iter().enumerate() { (curve(&axes, one, colour(i))) }
+                @for (i, one) in series.iter().enumerate() { (curve(&axes, one, colour(i, one))) }
                 (columns(&axes, series))
             }
         }
     }
 }
 
-fn colour(index: usize) -> String {
-    format!("c{}", index % COLOURS)
+/// The colour of the curve that has this place in its chart.
+fn colour(index: usize, series: &Series) -> String {
+    format!("c{}", series.run.unwrap_or(index) % COLOURS)
 }
 
 /// Maps steps and values to positions.
@@ -133,9 +161,14 @@ impl Axes {
             return Axes { steps, values, log, ticks: log_ticks(values) };
         }
         let (low, high) = extent(finite()).unwrap_or((0.0, 1.0));
-        let pad = if low == high { (low.abs() * 0.1).max(1e-6) } else { 0.0 };
-        let ticks = nice_ticks(low - pad, high + pad, 5);
-        let values = (ticks[0].min(low - pad), ticks[ticks.len() - 1].max(high + pad));
+        let (low, high) = match low == high {
+            // Most of what is never anything but 0 is a share.
+            true if low == 0.0 => (0.0, 1.0),
+            true => (low - low.abs() * 0.1, low + low.abs() * 0.1),
+            false => (low, high),
+        };
+        let ticks = nice_ticks(low, high, 5);
+        let values = (ticks[0].min(low), ticks[ticks.len() - 1].max(high));
         Axes { steps, values, log, ticks }
     }
 
@@ -231,7 +264,7 @@ fn columns(axes: &Axes, series: &[&Series]) -> Markup {
             if let Some(average) = average {
                 text += &format!(" (smoothed {})", number(average));
             }
-            dots.extend(axes.y(average.unwrap_or(value)).map(|y| (axes.x(step), y, colour(k))));
+            dots.extend(axes.y(average.unwrap_or(value)).map(|y| (axes.x(step), y, colour(k, one))));
         }
         (from, to - from, text, dots)
     };
@@ -372,7 +405,7 @@ mod tests {
 
     fn series(points: &[(u64, f64)]) -> Series {
         let (chart, name) = ("Loss".into(), "training_loss".into());
-        Series { chart, name, points: points.to_vec(), smooth: false, scale: Scale::Auto }
+        Series { chart, name, points: points.to_vec(), smooth: false, scale: Scale::Auto, run: None }
     }
 
     #[test]
@@ -456,6 +489,20 @@ mod tests {
         gap[50].1 = f64::NAN;
         let gap = smoothed(&gap);
         assert!(gap[50].1.is_nan() && (gap[51].1 - 51.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn families_share_a_chart() {
+        let row = |step: u64| {
+            let names =
+                ["lr", "global_schedule", "val/mAP", "val/mAP50", "val/AR_10", "val/num", "other/mAP"];
+            Row { step, values: names.iter().map(|name| ((*name).to_owned(), 1.0)).collect() }
+        };
+        let series = by_family(series_of(&[row(1), row(2)]));
+        let groups = group(&series);
+        let shown: Vec<(&str, usize)> =
+            groups.iter().map(|(title, members)| (*title, members.len())).collect();
+        assert_eq!(shown, [("Learning rate", 1), ("val/mAP", 2), ("val/AR_10", 1), ("other/mAP", 1)]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Runs beside each other: their curves in one chart each, and what every metric came to.
 
 use super::chart::{Series, series_of};
-use super::metrics::{Row, keys_of, points_of};
+use super::metrics::{Row, keys_of};
 use super::page::{self, Report};
+use super::results::{Course, is_of_evaluation, smaller_is_better};
 use super::table::{Align, Table};
 use super::units::number;
 
@@ -21,58 +22,27 @@ pub struct Comparison {
     pub text: String,
 }
 
-/// Metrics whose last part is one of these are better the smaller they are.
-const SMALLER_IS_BETTER: [&str; 7] =
-    ["training_loss", "loss", "avg", "sum", "edit_distance", "invalid", "parsefail"];
-/// Metrics whose last part begins so count examples, and have no best.
-const COUNTS: [&str; 4] = ["num", "boxes", "total", "num_examples"];
-
-/// Whether the smaller of two values of a metric is the better one; `None` where neither is.
-fn smaller_is_better(key: &str) -> Option<bool> {
-    let last = key.rsplit('/').next().unwrap_or(key);
-    if COUNTS.contains(&last) || key.split('/').any(|part| part == "num") {
-        return None;
-    }
-    Some(SMALLER_IS_BETTER.contains(&last))
-}
-
 /// What evaluators measured, and the loss.
 fn is_compared(key: &str) -> bool {
-    key == "training_loss" || key.contains('/') && !["z/", "y/", "img/"].iter().any(|p| key.starts_with(p))
+    key == "training_loss" || is_of_evaluation(key)
 }
 
 /// One metric of one run.
 struct Entry {
     metric: String,
     run: String,
-    last: (u64, f64),
-    best: Option<(u64, f64)>,
+    course: Course,
 }
 
 impl Entry {
     fn new(metric: &str, run: &Run) -> Option<Self> {
-        let points = points_of(&run.rows, metric);
-        let last = *points.last()?;
-        let finite = points.iter().copied().filter(|(_, value)| value.is_finite());
-        // Of equals, the first.
-        let best = smaller_is_better(metric).and_then(|smaller| {
-            finite.reduce(|best, next| {
-                let is_better = if smaller { next.1 < best.1 } else { next.1 > best.1 };
-                if is_better { next } else { best }
-            })
-        });
-        Some(Entry { metric: metric.to_owned(), run: run.name.clone(), last, best })
+        let course = Course::of(&run.rows, metric)?;
+        Some(Entry { metric: metric.to_owned(), run: run.name.clone(), course })
     }
 
     fn cells(&self) -> [String; 5] {
-        let best = |of: fn((u64, f64)) -> String| self.best.map(of).unwrap_or_default();
-        [
-            self.metric.clone(),
-            self.run.clone(),
-            number(self.last.1),
-            best(|(_, value)| number(value)),
-            best(|(step, _)| step.to_string()),
-        ]
+        let [best, step] = self.course.best_cells();
+        [self.metric.clone(), self.run.clone(), number(self.course.last.1), best, step]
     }
 }
 
@@ -91,25 +61,38 @@ pub fn compare(runs: &[Run]) -> Comparison {
         ("best", Align::Right),
         ("at step", Align::Right),
     ]);
-    let mut tables = Vec::new();
+    // The loss first, as in the charts.
+    metrics.sort_by_key(|metric| metric.contains('/'));
+    let header = || std::iter::once("metric").chain(runs.iter().map(|run| run.name.as_str()));
+    let page_table = |title: &str| page::Table {
+        title: title.to_owned(),
+        header: header().map(str::to_owned).collect(),
+        rows: Vec::new(),
+    };
+    let (mut last, mut best) = (page_table("Last values"), page_table("Best values, with their step"));
     for (i, metric) in metrics.iter().enumerate() {
         let entries: Vec<Entry> = runs.iter().filter_map(|run| Entry::new(metric, run)).collect();
         if i > 0 && runs.len() > 1 {
             text.rule();
         }
         entries.iter().for_each(|entry| text.row(entry.cells()));
-        tables.push(page::Table {
-            title: (*metric).to_owned(),
-            header: ["run", "last", "best", "at step"].map(str::to_owned).to_vec(),
-            rows: entries.iter().map(|entry| entry.cells()[1..].to_vec()).collect(),
-        });
+        let row = |cell: &dyn Fn(&Course) -> String| {
+            let of_run = |run: &Run| Course::of(&run.rows, metric).as_ref().map_or_else(String::new, cell);
+            std::iter::once((*metric).to_owned()).chain(runs.iter().map(of_run)).collect::<Vec<String>>()
+        };
+        last.rows.push(row(&|course| number(course.last.1)));
+        if smaller_is_better(metric).is_some() {
+            best.rows.push(row(&|course| {
+                course.best.map_or_else(String::new, |(step, value)| format!("{} at {step}", number(value)))
+            }));
+        }
     }
     let last_step = |run: &Run| run.rows.last().map_or(0, |row| row.step);
     let page = Report {
         title: format!("{} runs", runs.len()),
         summary: runs.iter().map(|run| (run.name.clone(), format!("{} steps", last_step(run)))).collect(),
-        tables,
-        series: runs.iter().flat_map(curves).collect(),
+        tables: vec![last, best],
+        series: runs.iter().enumerate().flat_map(curves).collect(),
         config_yaml: configs(runs),
         ..Report::default()
     };
@@ -117,12 +100,12 @@ pub fn compare(runs: &[Run]) -> Comparison {
 }
 
 /// A run's curves under its name. Charts with several curves of one run keep the metrics' names beside it.
-fn curves(run: &Run) -> Vec<Series> {
+fn curves((index, run): (usize, &Run)) -> Vec<Series> {
     let all = series_of(&run.rows);
     let named = |one: &Series| {
         let is_alone = all.iter().filter(|other| other.chart == one.chart).count() == 1;
         let name = if is_alone { run.name.clone() } else { format!("{} {}", run.name, one.name) };
-        Series { name, ..one.clone() }
+        Series { name, run: is_alone.then_some(index), ..one.clone() }
     };
     all.iter().map(named).collect()
 }
@@ -172,24 +155,17 @@ val/num        a       4
 val/num        b       4
 "
         );
+        let rows = |table: &page::Table| table.rows.iter().map(|row| row.join(" | ")).collect::<Vec<_>>();
+        assert_eq!(
+            rows(&page.tables[0]),
+            ["training_loss | 2 | 4", "val/acc | 0.5 | NaN", "val/num | 4 | 4"]
+        );
+        assert_eq!(rows(&page.tables[1]), ["training_loss | 1 at 2 | 4 at 1", "val/acc | 0.5 at 2 | "]);
         let charts = group(&page.series);
         let names =
             charts.iter().map(|(title, series)| (*title, series.iter().map(|s| s.name.as_str()).collect()));
         let names: Vec<(&str, Vec<&str>)> = names.collect();
         assert_eq!(names[0], ("Training loss", vec!["a", "b"]));
         assert!(names.iter().all(|(_, names)| *names == ["a", "b"]), "{names:?}");
-    }
-
-    #[test]
-    fn what_is_better_follows_from_the_name() {
-        for (key, smaller) in [
-            ("training_loss", Some(true)),
-            ("val/pplx/avg", Some(true)),
-            ("val/mAP", Some(false)),
-            ("val/num/count_3", None),
-            ("val/num", None),
-        ] {
-            assert_eq!(smaller_is_better(key), smaller, "{key}");
-        }
     }
 }

@@ -17,6 +17,7 @@ pub mod overview;
 pub mod page;
 pub mod palette;
 pub mod preview;
+pub mod results;
 pub mod table;
 mod text;
 mod transfer;

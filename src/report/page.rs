@@ -204,7 +204,11 @@ fn curves(series: &[Series]) -> Markup {
 }
 
 fn render_table(table: &Table) -> Markup {
-    let is_number = |cell: &str| cell.trim_end_matches('%').trim().parse::<f64>().is_ok();
+    // Also "0.5 at 1400": a number and where it was.
+    let is_number = |cell: &str| {
+        let value = cell.split_once(" at ").map_or(cell, |(value, _)| value);
+        value.trim_end_matches('%').trim().parse::<f64>().is_ok()
+    };
     html! {
         div.table {
             table {
@@ -302,6 +306,7 @@ mod tests {
             points: points.to_vec(),
             smooth: false,
             scale: Scale::Auto,
+            run: None,
         };
         let report = Report {
             title: "A small run".into(),
@@ -336,6 +341,7 @@ mod tests {
                 points: vec![(1, 1.0)],
                 smooth: true,
                 scale: Scale::Auto,
+                run: None,
             }],
             gallery: vec![
                 Card { name: evil.into(), prompt: evil.into(), ..card(evil, evil, evil) },

@@ -5,7 +5,11 @@ use std::time::Duration;
 /// Four significant digits without trailing zeros; very large and small values in scientific notation.
 pub fn number(value: f64) -> String {
     let size = value.abs();
-    if !value.is_finite() || value == 0.0 {
+    if value == 0.0 {
+        // Of the two zeros people know one.
+        return "0".to_owned();
+    }
+    if !value.is_finite() {
         return value.to_string();
     }
     if !(1e-4..1e7).contains(&size) {
@@ -74,6 +78,7 @@ mod tests {
     fn numbers() {
         for (value, text) in [
             (0.0, "0"),
+            (-0.0, "0"),
             (1.0, "1"),
             (0.12345678, "0.1235"),
             (1.2345678, "1.235"),

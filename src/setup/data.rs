@@ -11,7 +11,7 @@ use crate::data::{
     Yolo, roboflow,
 };
 use crate::pp::{Env, Example, Pipeline, Strings};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, advice_for_missing};
 
 /// The rows that a config names.
 pub fn source(source: &config::Source) -> Result<Arc<dyn Source>, Error> {
@@ -133,9 +133,14 @@ pub fn pp_env(loaded: &Loaded) -> Env {
 /// The tokenizer of the config.
 ///
 /// # Errors
-/// When the config names none, or it cannot be read.
+/// When the config names none or one that is not there, or it cannot be read.
 pub fn tokenizer(loaded: &Loaded) -> Result<Arc<Tokenizer>, Error> {
     match &loaded.config.tokenizer {
+        Some(path) if !path.as_path().exists() => {
+            let path = path.as_path();
+            let message = format!("there is no file {}; {}", path.display(), advice_for_missing(path));
+            Err(loaded.error_at("tokenizer", message).into())
+        }
         Some(path) => Ok(Arc::new(Tokenizer::open(path.as_path())?)),
         None => Err(loaded
             .error_at("tokenizer", "tokenizer is needed: a SentencePiece model or tokenizer.json")

@@ -58,6 +58,16 @@ pub enum Error {
     Build(String),
 }
 
+/// What to do where no tokenizer is at `path`, as the end of a sentence that says so.
+pub fn advice_for_missing(path: &Path) -> String {
+    format!(
+        "`paligemma data tokenizer ROWS.jsonl --out {}` makes a small one for a model that is trained from \
+         nothing; PaliGemma's own is paligemma_tokenizer.model, beside its checkpoints and at \
+         https://storage.googleapis.com/big_vision/paligemma_tokenizer.model",
+        path.display()
+    )
+}
+
 /// Ids of the four tokens that every vocabulary here must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Special {

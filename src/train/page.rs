@@ -1,6 +1,7 @@
 //! What a training leaves for people: predictions before and after, and the page that shows them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -11,10 +12,11 @@ use super::Error;
 use crate::config::Loaded;
 use crate::eval::{self, Outcome};
 use crate::params::ParamSpecs;
-use crate::report::chart::series_of;
-use crate::report::metrics::read_metrics;
+use crate::report::chart::{by_family, series_of};
+use crate::report::metrics::{Row, read_metrics};
 use crate::report::page::{self, Answer, Card, Marks, Picture, Report, Table};
-use crate::report::units::number;
+use crate::report::results;
+use crate::report::units::{self, number};
 use crate::runtime::Client;
 
 /// The first and the latest answers to the same examples. Kept in the workdir, so that a resumed run still
@@ -160,34 +162,40 @@ pub(super) struct Facts<'a> {
 
 pub(super) fn write_page(workdir: &Path, facts: &Facts<'_>, gallery: &Gallery) -> Result<(), Error> {
     let name = facts.loaded.path.file_stem().map_or_else(|| "run".into(), |name| name.to_string_lossy());
+    let config = facts.loaded.path.file_name().unwrap_or(facts.loaded.path.as_os_str());
+    let platform = facts.client.platform_name();
     let device = facts.client.devices().first().map_or_else(String::new, |device| device.kind().to_owned());
-    let millions = |count: usize| format!("{:.2} M", count as f64 / 1e6);
-    let summary = [
-        ("config", facts.loaded.path.display().to_string()),
+    let device = if device == platform { device } else { format!("{platform} {device}") };
+    let measured = |key: &str| facts.metrics.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
+    let secs = |secs: f64| units::duration(Duration::try_from_secs_f64(secs).unwrap_or_default());
+    let mut summary = vec![
+        ("config", config.to_string_lossy().into_owned()),
         ("steps", format!("{} of {}", facts.step, facts.total_steps)),
-        ("parameters", millions(facts.specs.num_elements())),
-        ("trained", millions(facts.num_trained)),
-        ("device", format!("{} {device}", facts.client.platform_name())),
-        ("training time", format!("{:.0} s", facts.secs)),
-        ("program", format!("paligemma {}", env!("CARGO_PKG_VERSION"))),
+        ("parameters", units::grouped(facts.specs.num_elements())),
+        ("of these trained", units::grouped(facts.num_trained)),
+        ("training time", secs(facts.secs)),
     ];
+    summary.extend(measured("z/secs/step_median").map(|value| ("median step", secs(value))));
+    summary.extend(measured("z/secs/start_to_first_step").map(|value| ("start to first step", secs(value))));
+    summary.extend(measured("z/peak_rss_mb").map(|value| ("peak memory", format!("{value:.0} MB"))));
+    summary.extend([("device", device), ("program", format!("paligemma {}", env!("CARGO_PKG_VERSION")))]);
     let rows = read_metrics(&workdir.join("metrics.jsonl"))?;
-    let is_final = |name: &&(String, f64)| !name.0.starts_with("z/");
-    let table = Table {
-        title: "Last values".into(),
-        header: vec!["metric".into(), "value".into()],
-        rows: facts
-            .metrics
-            .iter()
-            .filter(is_final)
-            .map(|(name, value)| vec![name.clone(), number(*value)])
-            .collect(),
-    };
+    let mut tables = results::tables(&rows);
+    // Of the file, which a session that only completes a run has not measured anew.
+    let is_of_step = |row: &&Row| row.values.iter().any(|(name, _)| name == "training_loss");
+    if let Some(last) = rows.iter().rfind(is_of_step) {
+        let values = last.values.iter().filter(|(name, _)| !name.contains('/'));
+        tables.push(Table {
+            title: format!("training, step {}", last.step),
+            header: vec!["metric".into(), "value".into()],
+            rows: values.map(|(name, value)| vec![name.clone(), number(*value)]).collect(),
+        });
+    }
     let report = Report {
         title: format!("PaliGemma · {name}"),
-        summary: summary.map(|(key, value)| (key.to_owned(), value)).to_vec(),
-        tables: vec![table],
-        series: series_of(&rows),
+        summary: summary.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        tables,
+        series: by_family(series_of(&rows)),
         gallery: gallery.cards()?,
         worst: gallery.hardest.iter().flat_map(|(_, cards)| cards.iter().cloned()).collect(),
         config_yaml: facts.loaded.to_yaml(),

@@ -25,9 +25,12 @@ fn render(preview: &Preview, loc: LocOptions) -> Result<String, Error> {
     let parts = parts.collect::<Result<Vec<_>, _>>()?;
     let facts: Vec<(String, String)> =
         preview.parts.iter().map(|part| (part.name.clone(), part.source.clone())).collect();
+    let config = Path::new(&preview.config)
+        .file_name()
+        .map_or(preview.config.as_str().into(), |name| name.to_string_lossy());
     let body = html! {
         header {
-            h1 { "What " (preview.config) " feeds the model" }
+            h1 { "What " (config) " feeds the model" }
             (summary(&facts))
             div.legend {
                 @for role in Role::ALL {
@@ -37,7 +40,7 @@ fn render(preview: &Preview, loc: LocOptions) -> Result<String, Error> {
         }
         main { @for part in &parts { (part) } }
     };
-    Ok(document(&format!("{} · preview", preview.config), include_str!("preview.css"), body))
+    Ok(document(&format!("{config} · preview"), include_str!("preview.css"), body))
 }
 
 fn render_part(part: &Part, loc: LocOptions, cards: &mut Cards) -> Result<Markup, Error> {
