@@ -11,8 +11,11 @@ use paligemma::decode::{
 };
 use paligemma::exec::run_once;
 use paligemma::graph::{Builder, RematPolicy};
-use paligemma::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, SiglipConfig, Taps};
+use paligemma::model::{
+    GemmaConfig, LoraConfig, PaliGemmaConfig, PoolType, PosEmb, SiglipConfig, Taps, is_quantised, scale_name,
+};
 use paligemma::nn::Params;
+use paligemma::params::{ParamSpec, Quant};
 use paligemma::runtime::{Buffer, Client, ClientOptions, Plugin, PluginKind, PluginRequest};
 use serde_json::Value as Json;
 
@@ -543,6 +546,65 @@ fn continuations_in_parts_are_those_of_one_program() {
     let mut decoder = Decoder::new(case.model.clone(), config, &client.devices()[0]).unwrap();
     let error = decoder.stream(&params, &case.prompts).unwrap_err().to_string();
     assert!(error.contains("cannot be streamed"), "{error}");
+}
+
+#[test]
+fn a_base_in_few_bits_decodes_as_the_floats_it_stands_for() {
+    let client = cpu_client();
+    let case = Case::load("gemma1");
+    for quant in [Quant::Int8, Quant::Nf4] {
+        let lora = LoraConfig {
+            rank: 2,
+            alpha: 2.0,
+            dropout: 0.0,
+            dora: false,
+            kernels: vec!["llm/layers/mlp/linear".to_owned()],
+            quant: Some(quant),
+        };
+        let model = PaliGemmaConfig { lora: Some(lora), ..case.model.clone() };
+        let base_specs = case.model.params().unwrap();
+        let mut few_bits = HashMap::new();
+        let mut floats = Vec::new();
+        for (spec, value) in base_specs.iter().zip(&case.params) {
+            let kept = if is_quantised(&spec.name) { quant.quantise(value) } else { None };
+            match kept {
+                Some((codes, scales)) => {
+                    floats.push(quant.dequantise(&codes, &scales));
+                    few_bits.insert(spec.name.clone(), codes);
+                    few_bits.insert(scale_name(&spec.name), scales);
+                }
+                None => {
+                    floats.push(value.clone());
+                    few_bits.insert(spec.name.clone(), value.clone());
+                }
+            }
+        }
+        let specs = model.params().unwrap();
+        let value =
+            |spec: &ParamSpec| few_bits.get(&spec.name).cloned().unwrap_or_else(|| spec.init(0).unwrap());
+        let few_bits = upload(&client, &specs.iter().map(value).collect::<Vec<_>>());
+        let floats = upload(&client, &floats);
+        for prompts in [case.prompts.clone(), first_row(&case.prompts)] {
+            let mut emitted = Vec::new();
+            for (model, params) in [(&model, &few_bits), (&case.model, &floats)] {
+                let device = &client.devices()[0];
+                let mut decoder = Decoder::new(model.clone(), case.config(), device).unwrap();
+                let params: Vec<&Buffer> = params.iter().collect();
+                emitted.push(tokens(&decoder.decode(&params, &prompts).unwrap()));
+            }
+            assert_eq!(emitted[0], emitted[1], "{quant:?}");
+        }
+    }
+}
+
+fn first_row(prompts: &PromptBatch) -> PromptBatch {
+    PromptBatch {
+        image: row(&prompts.image, 0),
+        text: row(&prompts.text, 0),
+        mask_input: row(&prompts.mask_input, 0),
+        mask_ar: row(&prompts.mask_ar, 0),
+        mask: row(&prompts.mask, 0),
+    }
 }
 
 #[test]

@@ -21,8 +21,8 @@ use crate::runtime::{self, Arg, Buffer, CompileOptions, Device, Executable, Part
 pub enum Error {
     #[error("decoding expects {name} as {expected}, got {got}")]
     PromptShape { name: &'static str, expected: Shape, got: Shape },
-    #[error("decoding expects parameter {name} with extents {expected:?}, got {got}")]
-    ParamShape { name: String, expected: Vec<usize>, got: Shape },
+    #[error("decoding expects parameter {name} as {expected}, got {got}")]
+    ParamShape { name: String, expected: Shape, got: Shape },
     #[error("decoding expects {expected} parameters, got {got}")]
     ParamCount { expected: usize, got: usize },
     #[error(transparent)]
@@ -99,7 +99,8 @@ pub struct Decoder {
     unrolls: bool,
     /// Into how many pieces kernels are cut then, where rows are single: each product of a vector runs on one thread.
     pieces: usize,
-    param_dims: Vec<(String, Vec<usize>)>,
+    /// The parameters as the model has them; those that are floats may come in any float type.
+    params: Vec<(String, Shape)>,
     programs: HashMap<(Part, Signature), Executable>,
     /// Batches so far, which get different random numbers.
     num_batches: u64,
@@ -129,14 +130,14 @@ impl Decoder {
     pub fn new(model: PaliGemmaConfig, config: DecodeConfig, device: &Device) -> Result<Self, Error> {
         config.check(model.llm.vocab_size)?;
         let specs = model.params()?;
-        let param_dims = specs.iter().map(|spec| (spec.name.clone(), spec.shape.dims().to_vec())).collect();
+        let params = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
         Ok(Decoder {
             model,
             config,
             device: device.clone(),
             unrolls: device.client().platform_name() == "cpu" && device.client().makes_views(),
             pieces: pieces(),
-            param_dims,
+            params,
             programs: HashMap::new(),
             num_batches: 0,
         })
@@ -234,19 +235,21 @@ impl Decoder {
             model: &self.model,
             config: &self.config,
             signature,
-            param_dims: &self.param_dims,
+            params: &self.params,
             unrolls: self.unrolls && part != Part::Start,
             pieces: if signature.batch * self.config.method.rows_each() == 1 { self.pieces } else { 1 },
         }
     }
 
     pub(super) fn signature(&self, params: &[&Buffer], prompts: &PromptBatch) -> Result<Signature, Error> {
-        if params.len() != self.param_dims.len() {
-            return Err(Error::ParamCount { expected: self.param_dims.len(), got: params.len() });
+        if params.len() != self.params.len() {
+            return Err(Error::ParamCount { expected: self.params.len(), got: params.len() });
         }
-        for ((name, dims), buffer) in self.param_dims.iter().zip(params) {
-            if buffer.shape().dims() != dims || !buffer.shape().dtype().is_float() {
-                let (name, expected, got) = (name.clone(), dims.clone(), buffer.shape().clone());
+        for ((name, expected), buffer) in self.params.iter().zip(params) {
+            let (got, dtype) = (buffer.shape(), expected.dtype());
+            let is_of_type = if dtype.is_float() { got.dtype().is_float() } else { got.dtype() == dtype };
+            if got.dims() != expected.dims() || !is_of_type {
+                let (name, expected, got) = (name.clone(), expected.clone(), got.clone());
                 return Err(Error::ParamShape { name, expected, got });
             }
         }
@@ -312,7 +315,7 @@ pub(super) struct Program<'a> {
     pub model: &'a PaliGemmaConfig,
     pub config: &'a DecodeConfig,
     pub signature: &'a Signature,
-    param_dims: &'a [(String, Vec<usize>)],
+    params: &'a [(String, Shape)],
     unrolls: bool,
     /// Into how many pieces kernels are cut.
     pieces: usize,
@@ -329,12 +332,18 @@ struct Unstacked {
 
 impl Program<'_> {
     fn param_shapes(&self) -> impl Iterator<Item = (&String, Shape)> {
-        let params = self.param_dims.iter().zip(&self.signature.param_dtypes);
-        params.map(|((name, dims), &dtype)| (name, Shape::new(dtype, dims.as_slice())))
+        let params = self.params.iter().zip(&self.signature.param_dtypes);
+        params.map(|((name, shape), &dtype)| (name, Shape::new(dtype, shape.dims())))
     }
 
+    /// None where weights take fewer bits than activations: what widens a layer's weights would run ahead of the loop, and
+    /// all of them would be in memory at their full width.
     fn unstacked(&self) -> impl Iterator<Item = Unstacked> {
-        let params = self.param_shapes().enumerate().filter(|_| self.unrolls);
+        let is_stack = |name: &str| PaliGemmaConfig::decoder_stack_axes(name).is_some();
+        let width = self.model.llm.embed_dtype.num_bytes();
+        let mut stacks = self.param_shapes().filter(|(name, _)| is_stack(name));
+        let unrolls = self.unrolls && stacks.all(|(_, shape)| shape.dtype().num_bytes() >= width);
+        let params = self.param_shapes().enumerate().filter(move |_| unrolls);
         params.filter_map(|(param, (name, shape))| {
             let axes = PaliGemmaConfig::decoder_stack_axes(name)?;
             let is_kernel = name.starts_with("llm/layers/") && !name.ends_with("/scale");
@@ -352,7 +361,7 @@ impl Program<'_> {
         let declare = |(name, shape): (&String, Shape)| Ok((name.clone(), b.parameter(name, shape)?));
         let params = Params::new(b, self.param_shapes().map(declare).collect::<graph::Result<Vec<_>>>()?);
         let layers = self.unstacked().map(|Unstacked { param, count, part, .. }| {
-            let name = &self.param_dims[param].0;
+            let name = &self.params[param].0;
             let declare = |index| b.parameter(&format!("{name}/{index}"), part.clone());
             Ok((name.clone(), (0..count).map(declare).collect::<graph::Result<_>>()?))
         });
@@ -361,7 +370,7 @@ impl Program<'_> {
 
     /// How many arguments [`params`](Self::params) declares.
     pub fn num_params(&self) -> usize {
-        self.param_dims.len() + self.unstacked().map(|unstacked| unstacked.count).sum::<usize>()
+        self.params.len() + self.unstacked().map(|unstacked| unstacked.count).sum::<usize>()
     }
 
     /// The arguments behind them: [`Decoder::upload`].
