@@ -346,8 +346,7 @@ impl Program<'_> {
         let params = self.param_shapes().enumerate().filter(move |_| unrolls);
         params.filter_map(|(param, (name, shape))| {
             let axes = PaliGemmaConfig::decoder_stack_axes(name)?;
-            let is_kernel = name.starts_with("llm/layers/") && !name.ends_with("/scale");
-            let pieces = if is_kernel { self.pieces } else { 1 };
+            let pieces = if PaliGemmaConfig::is_decoder_weight(name) { self.pieces } else { 1 };
             [pieces, 1].into_iter().find_map(|pieces| {
                 let parting = Parting { axes, pieces };
                 let (count, part) = parting.parts_of(&shape)?;

@@ -4,7 +4,7 @@ use super::gemma::DROPOUT_SITES;
 use super::{GemmaConfig, KvCache, LoraConfig, LossConfig, SiglipConfig, Taps, TokenLoss};
 use crate::array::{DType, Shape};
 use crate::graph::{Builder, Result, Value};
-use crate::nn::{AttentionMask, Dropout, Params};
+use crate::nn::{AttentionMask, Dropout, Params, part_of};
 use crate::params::{ParamSpec, ParamSpecs};
 
 /// A PaliGemma for images of one size.
@@ -198,24 +198,24 @@ impl PaliGemmaConfig {
     pub fn narrowed(&self, params: &Params) -> Result<Params> {
         let dtype = self.llm.embed_dtype;
         params.map(|name, value| {
-            // The other parameters of layers are the norms' vectors, and computed with in f32.
-            let is_weight = name.starts_with("llm/layers/") && !name.ends_with("/scale");
             let is_wider = value.dtype().num_bytes() > dtype.num_bytes();
-            if is_weight && is_wider { value.convert(dtype) } else { Ok(value.clone()) }
+            if Self::is_decoder_weight(name) && is_wider { value.convert(dtype) } else { Ok(value.clone()) }
         })
     }
 
     /// How many of a parameter's first axes count what the decoder uses one by one, layers or the groups of each layer;
     /// `None` for parameters that are no stack of the decoder's.
     pub fn decoder_stack_axes(name: &str) -> Option<usize> {
-        match name.strip_prefix("llm/layers/") {
-            Some("mlp/gating_einsum") => Some(2),
-            Some(_) => Some(1),
-            None => {
-                let of = ["lora/", "quant/"].iter().find_map(|part| name.strip_prefix(part))?;
-                of.starts_with("llm/layers/").then_some(1)
-            }
+        match part_of(name).unwrap_or(name).strip_prefix("llm/layers/")? {
+            "mlp/gating_einsum" => Some(2),
+            _ => Some(1),
         }
+    }
+
+    /// Whether a parameter is a matrix of the decoder's layers. Their other parameters are the norms' vectors, and
+    /// computed with in f32.
+    pub fn is_decoder_weight(name: &str) -> bool {
+        name.starts_with("llm/layers/") && !name.ends_with("/scale")
     }
 
     /// Runs prompts through the model and fills a cache with room for `max_decode_len` more tokens.

@@ -116,8 +116,8 @@ fn product_of_pieces(x: &Value, spec: &str, pieces: &[Value]) -> Result<Value> {
     for piece in pieces {
         let end = start + piece.dims()[0];
         let x = match along {
-            Some(along) if pieces.len() > 1 => x.slice_in_dim(along, start, end)?,
-            _ => x.clone(),
+            Some(along) => x.slice_in_dim(along, start, end)?,
+            None => x.clone(),
         };
         products.push(x.einsum(spec, &piece.convert(x.dtype())?)?);
         start = end;

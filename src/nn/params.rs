@@ -61,8 +61,8 @@ impl Params {
     }
 
     /// The same parameters, of whose stacks some have the layers as values of their own, or, where there are more, as
-    /// many pieces of each layer, cut along its first axes. [`scan_layers`] then writes layer after layer and no loop: a larger program, whose weights
-    /// are not cut out of a stack in each turn.
+    /// many pieces of each layer, cut along its first axes. [`scan_layers`] then writes layer after layer and no loop:
+    /// a larger program, whose weights are not cut out of a stack in each turn.
     pub fn with_layers(mut self, layers: impl IntoIterator<Item = (String, Vec<Value>)>) -> Params {
         let short = |name: String| part_of(&name).map(str::to_owned).unwrap_or(name);
         self.unstacked.extend(layers.into_iter().map(|(name, layers)| (short(name), layers)));
@@ -122,8 +122,8 @@ impl Params {
     }
 }
 
-/// The name of the parameter that `name` belongs to, with its own behind it.
-fn part_of(name: &str) -> Option<&str> {
+/// Of something that belongs to a parameter, the parameter's name with its own behind it.
+pub fn part_of(name: &str) -> Option<&str> {
     PARTS.iter().find_map(|prefix| name.strip_prefix(prefix))
 }
 

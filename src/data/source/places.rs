@@ -1,3 +1,5 @@
+//! Indexes of records: where the rows of a set lie in its files, in few bytes a row.
+
 use prost::encoding::{decode_varint, encode_varint};
 
 use super::shards::Extent;
