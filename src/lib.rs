@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod model;
 pub mod nn;
 pub mod optim;
+pub mod panics;
 pub mod params;
 pub mod pp;
 pub mod predict;

@@ -493,6 +493,22 @@ fn parquet_and_tar_files_become_rows_with_pictures_beside_them() {
 }
 
 #[test]
+fn what_makes_a_dependency_panic_is_an_error_like_others() {
+    let folder = boxed_config("coco");
+    // The tokenizers crate panics at this.
+    let file = r#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "A"}, "model": {}}"#;
+    fs::write(folder.path().join("made.json"), file).unwrap();
+    let config = fs::read_to_string(folder.path().join("c.yaml")).unwrap();
+    fs::write(folder.path().join("named.yaml"), format!("tokenizer: made.json\n{config}")).unwrap();
+    let evals = "evals={val: {type: storepreds, data: {name: mock}, pp_fn: decode}}";
+    let args = ["eval", "named.yaml", "--checkpoint", "none", "--set", evals];
+    let (stderr, code) = failure(paligemma(folder.path()).args(args));
+    assert!(stderr.contains("made.json") && stderr.contains("it is JSON, but not a tokenizer's"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert_eq!(code, 1, "{stderr}");
+}
+
+#[test]
 fn a_tokenizer_that_is_not_there_comes_with_what_makes_it() {
     let folder = boxed_config("coco");
     fs::remove_file(folder.path().join("tokenizer.model")).unwrap();

@@ -160,6 +160,7 @@ impl Error {
 /// after saving.
 pub fn main() -> ExitCode {
     let process_start = Instant::now();
+    crate::panics::hide_caught();
     let cli = Cli::parse();
     // SAFETY: no other thread runs yet.
     unsafe { crate::runtime::discover::prepare_environment() };

@@ -1,4 +1,3 @@
-use std::any::Any;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use super::batch::{Part, stack};
 use super::prefetch::{Prefetch, ThreadsEnded, Work};
 use super::stream::{Visit, Visited};
 use super::{Batch, Error, Mixture, Preprocess, Processed, Shuffle, Source, Stream, mix};
+use crate::panics;
 
 /// How a [`Loader`] visits a source or a mixture of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -355,10 +355,5 @@ fn make(visited: &Visited, visit: Visit, seed: u64) -> Result<Processed, Error> 
     };
     // Sources and preprocessing are shared and immutable: a panic leaves nothing half done behind.
     catch_unwind(AssertUnwindSafe(attempt))
-        .unwrap_or_else(|payload| Err(Error::Panicked { row: locate(), message: panic_message(&*payload) }))
-}
-
-fn panic_message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+        .unwrap_or_else(|payload| Err(Error::Panicked { row: locate(), message: panics::message(&*payload) }))
 }

@@ -1,12 +1,12 @@
 //! Hugging Face's `tokenizer.json`, through their crate.
 
 use std::fmt::Display;
-use std::panic::catch_unwind;
 
 use serde::de::IgnoredAny;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::{Error, Special};
+use crate::panics;
 
 #[derive(Debug, Clone)]
 pub(super) struct Hf {
@@ -20,8 +20,8 @@ impl Hf {
         let not_a_model = |problem: &dyn Display| Error::NotAModel(problem.to_string());
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| not_a_model(&error))?;
         // The crate panics at some values that are JSON and no tokenizer's.
-        let tokenizer = catch_unwind(|| Tokenizer::from_bytes(bytes))
-            .map_err(|_| not_a_model(&"it is JSON, but not a tokenizer's"))?
+        let tokenizer = panics::catch(|| Tokenizer::from_bytes(bytes))
+            .map_err(|message| not_a_model(&format!("it is JSON, but not a tokenizer's: {message}")))?
             .map_err(|error| not_a_model(&error))?;
         Hf::new(tokenizer)
     }
@@ -103,6 +103,8 @@ mod tests {
         assert!(refusal("{}").starts_with("not a usable tokenizer file: "));
         // The crate panics here.
         let unknown = r#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "A"}, "model": {}}"#;
-        assert!(refusal(unknown).starts_with("not a usable tokenizer file: "), "{}", refusal(unknown));
+        let message = refusal(unknown);
+        let start = "not a usable tokenizer file: it is JSON, but not a tokenizer's: Precompiled: ";
+        assert!(message.starts_with(start), "{message}");
     }
 }

@@ -12,6 +12,7 @@ use prost::bytes::Bytes;
 
 use super::Error;
 use crate::data::source::shards::{ShardReader, Shards};
+use crate::panics;
 
 /// Footers that stay in memory. They take some hundred bytes for each column of a row group: for all files of a
 /// large set, more than the rows at hand.
@@ -83,11 +84,10 @@ impl Files {
             .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
             .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
         let load = || ArrowReaderMetadata::load(&reader, options);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load));
-        let problem = match result {
+        let problem = match panics::catch(load) {
             Ok(Ok(footer)) => return Ok(footer),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "the reader gave up".to_owned(),
+            Err(message) => format!("the reader gave up: {message}"),
         };
         // The footer stands at the end.
         Err(self.damaged(file, reader.len(), format!("this is no whole parquet file: {problem}")))

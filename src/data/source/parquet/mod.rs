@@ -15,6 +15,7 @@ use super::shards::{Shards, expand};
 use super::split::{self, Part, StoredSplit};
 use super::{Error, Row, Source, file_name, fingerprint, out_of_range};
 use crate::data::Value;
+use crate::panics;
 use cache::{Cache, settle};
 use files::{Files, Group};
 
@@ -157,8 +158,8 @@ impl Parquet {
             }
         };
         // The decoder is not proof against every damaged file; it only reads what this thread alone has.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
-            .unwrap_or_else(|_| Err(undecodable(&"the decoder gave up")))
+        panics::catch(decode)
+            .unwrap_or_else(|message| Err(undecodable(&format!("the decoder gave up: {message}"))))
     }
 
     fn undecodable(

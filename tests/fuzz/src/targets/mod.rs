@@ -11,13 +11,13 @@ pub mod tfrecord;
 pub mod tokenizer_model;
 pub mod zarr;
 
-use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::checkpoint::Reader;
 use paligemma::data::Source;
+use paligemma::panics::hide_caught;
 
 /// A file of the project's tests.
 pub(crate) fn test_data(name: &str) -> PathBuf {
@@ -50,17 +50,10 @@ pub(crate) fn read_all(reader: &dyn Reader) -> Option<()> {
     all
 }
 
-/// Panics of dependencies are caught and become errors, but libFuzzer's hook would end the program before.
-pub(crate) fn let_dependencies_panic() {
+/// Panics that the library catches and makes errors are none of ours, but libFuzzer's hook would end the program before.
+pub(crate) fn let_caught_panic() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !info.location().is_some_and(|location| location.file().contains("/registry/src/")) {
-                before(info);
-            }
-        }));
-    });
+    ONCE.call_once(hide_caught);
 }
 
 /// Reads every row twice, which must agree. `None` where any is refused.

@@ -4,11 +4,11 @@ use std::fs;
 
 use paligemma::data::{Parquet, ParquetOptions};
 
-use super::{let_dependencies_panic, read_rows, test_data};
+use super::{let_caught_panic, read_rows, test_data};
 use crate::Scratch;
 
 pub fn run(data: &[u8]) -> Option<()> {
-    let_dependencies_panic();
+    let_caught_panic();
     let scratch = Scratch::new();
     let options = ParquetOptions { label_names: true, ..Default::default() };
     read_rows(&Parquet::open(&[scratch.file("a.parquet", data)], &options).ok()?)

@@ -5,7 +5,7 @@ use std::fs;
 
 use paligemma::tokenizer::{Tokenizer, build};
 
-use super::{let_dependencies_panic, test_data};
+use super::{let_caught_panic, test_data};
 
 const TEXTS: [&str; 4] = [
     "",
@@ -15,7 +15,7 @@ const TEXTS: [&str; 4] = [
 ];
 
 pub fn run(data: &[u8]) -> Option<()> {
-    let_dependencies_panic();
+    let_caught_panic();
     let tokenizer = Tokenizer::from_bytes(data).ok()?;
     check(&tokenizer);
     if let Ok(extended) = tokenizer.with_tokensets(&["loc(n=4)", "seg(n=2)"]) {
