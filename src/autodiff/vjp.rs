@@ -248,66 +248,62 @@ fn pad(cx: &Context<'_>, dims: &[PadDim], g: &Value) -> Result<Cotangents> {
     Ok(vec![Some(of_operand), of_value])
 }
 
-fn dot_general(cx: &mut Context<'_>, dims: &DotDims, precision: Precision, g: &Value) -> Result<Cotangents> {
-    let free = |rank: usize, batch: &[usize], contracting: &[usize]| -> Vec<usize> {
-        (0..rank).filter(|d| !batch.contains(d) && !contracting.contains(d)).collect()
-    };
-    let lhs_free = free(cx.input_shape(0).rank(), &dims.lhs_batch, &dims.lhs_contracting);
-    let rhs_free = free(cx.input_shape(1).rank(), &dims.rhs_batch, &dims.rhs_contracting);
-    let num_batch = dims.lhs_batch.len();
-    let of_lhs: Vec<usize> = (num_batch..num_batch + lhs_free.len()).collect();
-    let of_rhs: Vec<usize> = (num_batch + lhs_free.len()..g.rank()).collect();
+/// The dimensions of one operand of a product.
+struct Side<'a> {
+    batch: &'a [usize],
+    contracting: &'a [usize],
+    free: Vec<usize>,
+}
 
-    // For either side: the cotangent times the other side, contracted over the other's free dimensions.
-    let mut side = |index: usize| -> Result<Option<Value>> {
+impl<'a> Side<'a> {
+    fn new(rank: usize, batch: &'a [usize], contracting: &'a [usize]) -> Self {
+        let free = (0..rank).filter(|dim| !batch.contains(dim) && !contracting.contains(dim)).collect();
+        Side { batch, contracting, free }
+    }
+}
+
+fn dot_general(cx: &mut Context<'_>, dims: &DotDims, precision: Precision, g: &Value) -> Result<Cotangents> {
+    let lhs = Side::new(cx.input_shape(0).rank(), &dims.lhs_batch, &dims.lhs_contracting);
+    let rhs = Side::new(cx.input_shape(1).rank(), &dims.rhs_batch, &dims.rhs_contracting);
+    let num_batch = lhs.batch.len();
+    let of_rhs = num_batch + lhs.free.len();
+
+    // The cotangent times the other side, contracted over the other's free dimensions.
+    let mut cotangent = |index: usize| -> Result<Option<Value>> {
         if !cx.needs[index] {
             return Ok(None);
         }
-        let (batch, contracting, own_free, other_batch, other_contracting, other_free, g_contracting) =
-            match index {
-                0 => (
-                    &dims.lhs_batch,
-                    &dims.lhs_contracting,
-                    &lhs_free,
-                    &dims.rhs_batch,
-                    &dims.rhs_contracting,
-                    &rhs_free,
-                    &of_rhs,
-                ),
-                _ => (
-                    &dims.rhs_batch,
-                    &dims.rhs_contracting,
-                    &rhs_free,
-                    &dims.lhs_batch,
-                    &dims.lhs_contracting,
-                    &lhs_free,
-                    &of_lhs,
-                ),
-            };
-        let other = cx.input(1 - index)?;
-        let product_dims = DotDims {
-            lhs_batch: (0..num_batch).collect(),
-            lhs_contracting: g_contracting.clone(),
-            rhs_batch: other_batch.clone(),
-            rhs_contracting: other_free.clone(),
+        let (own, theirs, free_in_g) = match index {
+            0 => (&lhs, &rhs, of_rhs..g.rank()),
+            _ => (&rhs, &lhs, num_batch..of_rhs),
         };
+        let other = cx.input(1 - index)?;
+        let g = g.convert(other.dtype())?;
+        let with_g = (&g, (0..num_batch).collect::<Vec<_>>(), free_in_g.collect::<Vec<_>>());
+        let with_other = (&other, theirs.batch.to_vec(), theirs.free.clone());
+        // A kernel's gradient lies as the kernel does: what comes first in the one comes first in the other.
+        let other_first = num_batch == 0 && own.contracting.iter().min() < own.free.iter().min();
+        let [a, b] = if other_first { [with_other, with_g] } else { [with_g, with_other] };
+        let dims = DotDims { lhs_batch: a.1, lhs_contracting: a.2, rhs_batch: b.1, rhs_contracting: b.2 };
         let result = cx.input_shape(index).dtype();
-        let op = Op::DotGeneral { dims: product_dims, precision, result };
-        let product = Value::apply(op, &[&g.convert(other.dtype())?, &other])?;
+        let product = Value::apply(Op::DotGeneral { dims, precision, result }, &[a.0, b.0])?;
 
-        // The product's dimensions are batch, own free, and the contracted ones in the other's order.
-        let mut in_order = other_contracting.clone();
-        in_order.sort_unstable();
+        // The product has the batch's dimensions, then the operand's free ones and the contracted ones in the other's
+        // order, or the other way round.
+        let (free_at, contracted_at) = match other_first {
+            true => (num_batch + own.contracting.len(), num_batch),
+            false => (num_batch, num_batch + own.free.len()),
+        };
         let mut permutation = vec![0; cx.input_shape(index).rank()];
-        batch.iter().enumerate().for_each(|(i, &d)| permutation[d] = i);
-        own_free.iter().enumerate().for_each(|(i, &d)| permutation[d] = num_batch + i);
-        for (&own, theirs) in contracting.iter().zip(other_contracting) {
-            let place = in_order.iter().take_while(|d| *d < theirs).count();
-            permutation[own] = num_batch + own_free.len() + place;
+        own.batch.iter().enumerate().for_each(|(i, &dim)| permutation[dim] = i);
+        own.free.iter().enumerate().for_each(|(i, &dim)| permutation[dim] = free_at + i);
+        for (&dim, partner) in own.contracting.iter().zip(theirs.contracting) {
+            let place = theirs.contracting.iter().filter(|other| *other < partner).count();
+            permutation[dim] = contracted_at + place;
         }
         Ok(Some(product.transpose(&permutation)?))
     };
-    Ok(vec![side(0)?, side(1)?])
+    Ok(vec![cotangent(0)?, cotangent(1)?])
 }
 
 fn reduce(cx: &mut Context<'_>, op: ReduceOp, dims: &[usize], g: &Value) -> Result<Cotangents> {
