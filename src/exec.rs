@@ -20,6 +20,13 @@ pub enum Error {
     NoResult,
 }
 
+/// Writes a function as a program, in the form that suits the client's devices.
+pub fn emit(client: &Client, function: &Function, options: &EmitOptions) -> Result<Module, Error> {
+    // Of a program that is divided over devices, the divided dimensions are better left alone.
+    let for_cpu = client.platform_name() == "cpu" && options.parameter_shardings.is_empty();
+    Ok(hlo::emit(function, &EmitOptions { for_cpu, ..options.clone() })?)
+}
+
 /// Compiles a function for the client's devices, or takes it from the cache on disk.
 pub fn compile(
     client: &Client,
@@ -27,7 +34,7 @@ pub fn compile(
     emit: &EmitOptions,
     options: &CompileOptions,
 ) -> Result<Executable, Error> {
-    Ok(compile_module(client, &hlo::emit(function, emit)?, options)?.0)
+    Ok(compile_module(client, &self::emit(client, function, emit)?, options)?.0)
 }
 
 /// As [`compile`], for a program that is emitted already; also says what the cache did.
@@ -47,7 +54,7 @@ pub fn run_once(
     function: &Function,
     inputs: &[&HostArray],
 ) -> Result<Vec<HostArray>, Error> {
-    let module = hlo::emit(function, &EmitOptions::default())?;
+    let module = emit(client, function, &EmitOptions::default())?;
     let executable = client.compile(Program::hlo(&module.to_bytes()), &CompileOptions::default())?;
     let device = &executable.devices()[0];
     let buffers =
@@ -63,6 +70,54 @@ mod tests {
     use crate::autodiff::gradient;
     use crate::graph::{Builder, RematPolicy, ScanOptions};
     use crate::runtime::testing::cpu_client;
+
+    /// Products and reductions, whose form depends on the device.
+    #[test]
+    fn the_form_for_the_cpu_means_the_same() {
+        let b = Builder::new("forms");
+        let x = b.parameter("x", Shape::new(DType::F32, [3, 5, 32, 64])).unwrap();
+        let y = b.parameter("y", Shape::new(DType::F32, [5, 3, 6])).unwrap();
+        let z = b.parameter("z", Shape::new(DType::F32, [3, 5, 6])).unwrap();
+        let results = [
+            x.einsum("abcd,bae->ecd", &y),
+            x.einsum("abcd,abe->cde", &z),
+            z.einsum("abe,abcd->ecd", &x),
+            y.einsum("bae,fge->bafg", &z),
+            x.sum_all(),
+            x.reduce_max(&[2, 3]),
+            x.reduce_min(&[3]),
+            x.reduce_sum(&[1, 2, 3]),
+            x.reduce_sum(&[0, 1]),
+            x.reduce_sum(&[0, 3]),
+        ]
+        .map(Result::unwrap);
+        let function = b.finish(&results.iter().collect::<Vec<_>>()).unwrap();
+        let array = |dims: &[usize], step: f32| {
+            let values: Vec<f32> =
+                (0..dims.iter().product()).map(|i: usize| (i as f32 * step).sin()).collect();
+            HostArray::new(dims, &values).unwrap()
+        };
+        let inputs = [array(&[3, 5, 32, 64], 0.37), array(&[5, 3, 6], 0.7), array(&[3, 5, 6], 1.1)];
+
+        let client = cpu_client();
+        let [plain, cpu] = [false, true].map(|for_cpu| {
+            let module = hlo::emit(&function, &EmitOptions { for_cpu, ..EmitOptions::default() }).unwrap();
+            let executable =
+                client.compile(Program::hlo(&module.to_bytes()), &CompileOptions::default()).unwrap();
+            let device = &executable.devices()[0];
+            let arguments = inputs.each_ref().map(|input| client.upload(input, device).unwrap());
+            let results = executable.execute(arguments.iter().map(Arg::Keep).collect()).unwrap();
+            (module.num_instructions(), results.iter().map(|r| r.download().unwrap()).collect::<Vec<_>>())
+        });
+        assert!(cpu.0 > plain.0, "nothing was written in another form");
+        for (i, (plain, cpu)) in plain.1.iter().zip(&cpu.1).enumerate() {
+            assert_eq!(plain.shape(), cpu.shape());
+            for (a, b) in plain.values::<f32>().unwrap().iter().zip(cpu.values::<f32>().unwrap()) {
+                // Up to 30 720 numbers of at most 1 are added up in another order.
+                assert!((a - b).abs() < 1e-4, "{i}: {a} and {b}");
+            }
+        }
+    }
 
     /// A loop that multiplies by each of three matrices, with the gradient of its end.
     fn product(policy: RematPolicy) -> graph::Result<Function> {

@@ -2,14 +2,14 @@
 
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::autodiff::gradient;
-use paligemma::exec::run_once;
+use paligemma::exec::{self, run_once};
 use paligemma::graph::{Builder, Function, RematPolicy, Value};
-use paligemma::hlo::{self, EmitOptions};
+use paligemma::hlo::EmitOptions;
 use paligemma::model::{Examples, GemmaConfig, LossConfig, PaliGemmaConfig, Reduction, SiglipConfig};
 use paligemma::nn::Params;
 use paligemma::optim::Transform;
 use paligemma::runtime::{
-    Client, ClientOptions, CompileOptions, CompiledMemoryStats, Plugin, PluginKind, PluginRequest, Program,
+    Client, ClientOptions, CompileOptions, CompiledMemoryStats, Plugin, PluginKind, PluginRequest,
 };
 
 #[path = "support/recipe.rs"]
@@ -27,8 +27,8 @@ fn cpu_client() -> Client {
 }
 
 fn stats(function: &Function) -> CompiledMemoryStats {
-    let bytes = hlo::emit(function, &EmitOptions::default()).unwrap().to_bytes();
-    let executable = cpu_client().compile(Program::hlo(&bytes), &CompileOptions::default()).unwrap();
+    let (emit, options) = (EmitOptions::default(), CompileOptions::default());
+    let executable = exec::compile(&cpu_client(), function, &emit, &options).unwrap();
     executable.compiled().memory_stats().unwrap()
 }
 

@@ -42,8 +42,8 @@ pub(crate) fn infer(op: &Op, inputs: Shapes) -> Result<Vec<Shape>, String> {
         }
         Op::Clamp => {
             let bound = |b: &Shape| b == inputs[1] || (b.is_scalar() && b.dtype() == inputs[1].dtype());
-            if !bound(inputs[0]) || !bound(inputs[2]) {
-                return fail("bounds that are scalars or of the operand's shape");
+            if inputs[1].dtype() == DType::Pred || !bound(inputs[0]) || !bound(inputs[2]) {
+                return fail("numbers, and bounds that are scalars or of the operand's shape");
             }
             Ok(vec![inputs[1].clone()])
         }

@@ -25,7 +25,7 @@ pub enum Op {
     Compare(Comparison),
     /// `(pred, on_true, on_false)`, all of one extent.
     Select,
-    /// `(min, x, max)`; the bounds have `x`'s shape or are scalars.
+    /// `(min, x, max)`, numbers; the bounds have `x`'s shape or are scalars.
     Clamp,
     Convert(DType),
     /// The same bits as another type of the same width.

@@ -2,9 +2,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use super::convert::{
-    array, dot_dimension_numbers, dtype_of, ints, literal, precision_number, primitive_type, tuple_shape,
-};
+use super::convert::{array, dtype_of, ints, literal, primitive_type, tuple_shape};
 use super::proto::*;
 use super::sharding::tuple_sharding;
 use crate::array::{DType, HostArray, Shape};
@@ -25,6 +23,8 @@ pub struct EmitOptions {
     pub parameter_shardings: Vec<Option<Sharding>>,
     /// One entry per output, or empty where nothing is sharded.
     pub output_shardings: Vec<Option<Sharding>>,
+    /// Write products and reductions as XLA's CPU compiler likes them; [`exec`](crate::exec) sets it.
+    pub for_cpu: bool,
 }
 
 /// Options that do not fit the function they come with.
@@ -67,7 +67,7 @@ pub fn emit(function: &Function, options: &EmitOptions) -> Result<Module, Error>
     check_count("parameters", function.parameters().len(), options.parameter_shardings.len())?;
     check_count("outputs", function.outputs().len(), options.output_shardings.len())?;
 
-    let mut emitter = Emitter::default();
+    let mut emitter = Emitter { for_cpu: options.for_cpu, ..Emitter::default() };
     let mut entry = Computation::default();
     let parameters: Vec<Instruction> = function
         .parameters()
@@ -160,6 +160,7 @@ pub(super) struct Emitter {
     folds: HashMap<(Fold, DType), i64>,
     /// Where the node being emitted comes from.
     metadata: Option<OpMetadata>,
+    for_cpu: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -335,20 +336,20 @@ impl Emitter {
                 reverse
             }
             Op::DotGeneral { dims, precision, .. } => {
-                let dot = self.add(to, "dot", shape(), inputs);
-                to.last().dot_dimension_numbers = Some(dot_dimension_numbers(dims));
-                to.last().precision_config =
-                    Some(PrecisionConfig { operand_precision: vec![precision_number(*precision); 2] });
-                dot
+                let operands = [inputs[0], inputs[1]];
+                match self.for_cpu {
+                    true => self.cpu_product(to, &node.shapes[0], dims, *precision, operands),
+                    false => self.dot(to, &node.shapes[0], dims, *precision, operands),
+                }
             }
             Op::Reduce { op, dims } => {
                 let dtype = node.shapes[0].dtype();
                 let init = self.constant(to, &identity(*op, dtype));
                 let fold = self.fold(reduction(*op), dtype);
-                let reduce = self.add(to, "reduce", shape(), &[inputs[0], &init]);
-                to.last().dimensions = ints(dims);
-                to.last().called_computation_ids = vec![fold];
-                reduce
+                match self.for_cpu {
+                    true => self.cpu_reduction(to, &node.shapes[0], dims, fold, [inputs[0], &init]),
+                    false => self.reduce(to, &node.shapes[0], dims, fold, [inputs[0], &init]),
+                }
             }
             Op::DynamicSlice { sizes } => {
                 let slice = self.add(to, "dynamic-slice", shape(), inputs);

@@ -6,6 +6,7 @@
 
 mod control;
 mod convert;
+mod cpu;
 mod emit;
 #[cfg(test)]
 mod properties;

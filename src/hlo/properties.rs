@@ -320,16 +320,17 @@ proptest! {
             prop_assert!(is_well_formed(error.message()), "{}", error);
         }
         let function = b.finish(&values.iter().collect::<Vec<_>>()).unwrap();
-        let module = emit(&function, &EmitOptions::default()).unwrap();
+        let shapes: Vec<Shape> = values.iter().map(|value| value.shape().clone()).collect();
         // Nothing runs here, so nothing is optimised.
         let options = CompileOptions::default().with_flag("xla_backend_optimization_level", 0i64);
-        let executable = cpu_client().compile(Program::hlo(&module.to_bytes()), &options);
-        let executable = match executable {
-            Ok(executable) => executable,
-            Err(error) => return Err(TestCaseError::fail(format!("{error}\n{module}"))),
-        };
-        let shapes: Vec<Shape> = values.iter().map(|value| value.shape().clone()).collect();
-        prop_assert_eq!(executable.compiled().output_shapes().unwrap(), shapes);
+        for for_cpu in [false, true] {
+            let module = emit(&function, &EmitOptions { for_cpu, ..EmitOptions::default() }).unwrap();
+            let executable = match cpu_client().compile(Program::hlo(&module.to_bytes()), &options) {
+                Ok(executable) => executable,
+                Err(error) => return Err(TestCaseError::fail(format!("{error}\n{module}"))),
+            };
+            prop_assert_eq!(executable.compiled().output_shapes().unwrap(), shapes.clone());
+        }
     }
 }
 

@@ -15,7 +15,6 @@ use crate::checkpoint::{Checkpoint, Frozen, Reader, Store};
 use crate::config::{FrozenType, Horizon, Loaded, Reduction};
 use crate::data::{Batch, Loader, LoaderOptions, Remainder, Stream};
 use crate::exec;
-use crate::hlo;
 use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
 use crate::optim::Optimizer;
 use crate::params::ParamSpecs;
@@ -177,7 +176,7 @@ pub(super) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
                 StepBatch { batch_size: input.batch_size, text_len, micro_batches: config.grad_accum_steps };
             let step = TrainStep::build(&model, &specs, &optimizer, schedules.len(), &loss, batch)
                 .map_err(exec::Error::from)?;
-            let module = hlo::emit(&step.function, &step.emit_options()).map_err(exec::Error::from)?;
+            let module = exec::emit(&client, &step.function, &step.emit_options())?;
             if let Some(path) = request.dump_hlo {
                 std::fs::write(path, module.to_string())
                     .map_err(|source| Error::Write { path: path.to_owned(), source })?;

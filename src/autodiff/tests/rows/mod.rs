@@ -190,7 +190,7 @@ pub(super) fn clamp() -> Row {
         ],
         Slope::FiniteDifferences,
         |b| given(b, DType::F32, &[2]).and_then(|x| x.clamp(&x, &given(b, DType::F64, &[])?)),
-        "clamp expects bounds that are scalars or of the operand's shape, got f32[2] and f32[2] and f64[]",
+        "clamp expects numbers, and bounds that are scalars or of the operand's shape, got f32[2] and f32[2] and f64[]",
     )
 }
 
