@@ -115,8 +115,12 @@ impl Optimizer {
         let clipped = match self.grad_clip_norm {
             None => gradients.to_vec(),
             Some(max_norm) => {
-                let is_small = l2_grads.lt(&b.scalar(DType::F32, max_norm)?)?;
-                let clip = |g: &Value| is_small.select(g, &g.div(&l2_grads)?.mul_scalar(max_norm)?);
+                let max_norm = b.scalar(DType::F32, max_norm)?;
+                let is_small = l2_grads.lt(&max_norm)?;
+                let one = b.scalar(DType::F32, 1.0)?;
+                let norm = is_small.select(&one, &l2_grads)?;
+                let max_norm = is_small.select(&one, &max_norm)?;
+                let clip = |g: &Value| g.div(&norm)?.mul(&max_norm);
                 gradients.iter().map(clip).collect::<Result<Vec<_>>>()?
             }
         };
