@@ -13,7 +13,7 @@ use crate::graph::{self, Builder, Function, Value};
 use crate::hlo::EmitOptions;
 use crate::model::{PaliGemmaConfig, Taps};
 use crate::nn::Params;
-use crate::params;
+use crate::params::{self, Kernel};
 use crate::runtime::{self, Arg, Buffer, CompileOptions, Device, Executable, Parting};
 
 /// Prompts that cannot be continued.
@@ -97,7 +97,8 @@ pub struct Decoder {
     /// Whether the loop over tokens gets each layer's weights as arguments of their own: on the CPU. There a layer that is
     /// cut out of a stack is a copy, and in products of single rows the cut becomes part of one slow loop.
     unrolls: bool,
-    /// Into how many pieces kernels are cut then, where rows are single: each product of a vector runs on one thread.
+    /// Into how many matrices kernels are cut then, at least, where rows are single. Each product of a vector runs on one
+    /// thread; and only one with an argument of the program, no view of it, is none of a slow loop's many operations.
     pieces: usize,
     /// The parameters as the model has them; those that are floats may come in any float type.
     params: Vec<(String, Shape)>,
@@ -345,10 +346,16 @@ impl Program<'_> {
         let unrolls = self.unrolls && stacks.all(|(_, shape)| shape.dtype().num_bytes() >= width);
         let params = self.param_shapes().enumerate().filter(move |_| unrolls);
         params.filter_map(|(param, (name, shape))| {
-            let axes = PaliGemmaConfig::decoder_stack_axes(name)?;
-            let pieces = if PaliGemmaConfig::is_decoder_weight(name) { self.pieces } else { 1 };
-            [pieces, 1].into_iter().find_map(|pieces| {
-                let parting = Parting { axes, pieces };
+            let parting = |pieces: usize| -> Option<Parting> {
+                let axes = PaliGemmaConfig::decoder_stack_axes(name)?;
+                let Some(kernel) = Kernel::find(name).filter(|_| self.pieces > 1) else {
+                    return Some(Parting { axes, pieces: 1, rows: 0 });
+                };
+                let axes = 1 + kernel.num_counting_axes();
+                let num_matrices: usize = shape.dims().get(1..axes)?.iter().product();
+                Some(Parting { axes, pieces: (pieces / num_matrices).max(1), rows: kernel.num_inputs() })
+            };
+            [self.pieces, 1].into_iter().filter_map(parting).find_map(|parting| {
                 let (count, part) = parting.parts_of(&shape)?;
                 Some(Unstacked { param, parting, count, part })
             })

@@ -39,7 +39,7 @@ impl Emitter {
             lhs_contracting: vec![num_batch + left.contracted],
             rhs_contracting: vec![num_batch + right.contracted],
         };
-        let free = [left.extents[1 - left.contracted], right.extents[1 - right.contracted]];
+        let free = [left.num_free(), right.num_free()];
         let product = shape.with_dims([&left.batch[..], &free].concat());
         let product = self.dot(to, &product, &dims, precision, [&lhs, &rhs]);
         self.view(to, &product, shape.dims())
@@ -165,6 +165,10 @@ impl Matrix {
     fn extents(&self) -> Vec<usize> {
         [&self.batch[..], &self.extents].concat()
     }
+
+    fn num_free(&self) -> usize {
+        self.extents[1 - self.contracted]
+    }
 }
 
 /// Part of a reduction.
@@ -252,7 +256,7 @@ mod tests {
         assert_eq!(of(dims(&[1, 0], &[0, 1]), &[2, 3, 4], &[3, 2, 5]), None);
         // A dimension in the middle, vectors, outer products.
         assert_eq!(of(dims(&[1], &[0]), &[2, 3, 4], &[3, 5]), None);
-        assert_eq!(of(dims(&[0], &[0]), &[3], &[3, 5]), None);
+        assert_eq!(of(dims(&[2], &[0]), &[1, 1, 3], &[3, 5]), None);
         assert_eq!(of(dims(&[], &[]), &[3], &[5]), None);
         // Queries times keys, of one head for all of them, and of two.
         let attention = || DotDims { lhs_batch: vec![0, 2], rhs_batch: vec![0, 2], ..dims(&[4], &[3]) };

@@ -41,7 +41,8 @@ impl Params {
             None => x.einsum(spec, &weight)?,
             Some(pieces) => {
                 let of_group = pieces.len() / group.map_or(1, |_| kept.dims()[0]);
-                product_of_pieces(x, spec, &pieces[group.unwrap_or(0) * of_group..][..of_group])?
+                let pieces = &pieces[group.unwrap_or(0) * of_group..][..of_group];
+                product_of_pieces(x, spec, weight.dims(), pieces)?
             }
         };
         let Some(a) = self.part(name, "a") else { return Ok(y) };
@@ -102,33 +103,47 @@ impl Params {
     }
 }
 
-/// `x` times a kernel that is cut along its first axis. The products of the pieces do not depend on each other, so that
-/// they may run at the same time.
+/// `x` times a kernel of these extents in pieces: the matrices that its first axes count, or parts of each along its first
+/// input. The products do not depend on each other, so that they may run at the same time.
 #[track_caller]
-fn product_of_pieces(x: &Value, spec: &str, pieces: &[Value]) -> Result<Value> {
-    let unknown = || x.builder().error(format!("cannot cut the kernel of \"{spec}\""));
+fn product_of_pieces(x: &Value, spec: &str, dims: &[usize], pieces: &[Value]) -> Result<Value> {
+    let unknown = || x.builder().error(format!("cannot cut the kernel of \"{spec}\" into {}", pieces.len()));
     let (operands, result) = spec.split_once("->").ok_or_else(unknown)?;
     let (operand, kernel) = operands.split_once(',').ok_or_else(unknown)?;
-    let axis = kernel.chars().next().ok_or_else(unknown)?;
-    let along = operand.find(axis);
-    let mut products = Vec::with_capacity(pieces.len());
-    let mut start = 0;
-    for piece in pieces {
-        let end = start + piece.dims()[0];
-        let x = match along {
-            Some(along) => x.slice_in_dim(along, start, end)?,
-            None => x.clone(),
-        };
-        products.push(x.einsum(spec, &piece.convert(x.dtype())?)?);
-        start = end;
-    }
-    match result.find(axis) {
-        Some(place) => Value::concatenate(&products.iter().collect::<Vec<_>>(), place),
-        None => {
-            let (first, rest) = products.split_first().ok_or_else(unknown)?;
-            rest.iter().try_fold(first.clone(), |sum, product| sum.add(product))
+    let first_input = kernel.find(|axis| !result.contains(axis)).ok_or_else(unknown)?;
+    let (counting, matrix) = kernel.split_at(first_input);
+    let (count, dims) = dims.split_at_checked(first_input).ok_or_else(unknown)?;
+    let num_parts = pieces.len() / count.iter().product::<usize>();
+    let along = matrix.chars().next().and_then(|axis| operand.find(axis)).ok_or_else(unknown)?;
+    let of_matrix: String = result.chars().filter(|axis| !counting.contains(*axis)).collect();
+    let part_spec = format!("{operand},{matrix}->{of_matrix}");
+    let rows = dims[0] / num_parts;
+
+    let products = pieces.chunks(num_parts).map(|parts| {
+        let products = parts.iter().enumerate().map(|(i, part)| {
+            let x = x.slice_in_dim(along, i * rows, (i + 1) * rows)?;
+            let part = part.reshape(&[&[rows], &dims[1..]].concat())?.convert(x.dtype())?;
+            x.einsum(&part_spec, &part)
+        });
+        let products = products.collect::<Result<Vec<_>>>()?;
+        match products.as_slice() {
+            [product] => Ok(product.clone()),
+            parts => {
+                let stacked = Value::stack(&parts.iter().collect::<Vec<_>>(), 0)?;
+                // Or the compiler would add each product to the one before, and wait for it.
+                Value::optimization_barrier(&[&stacked])?[0].reduce_sum(&[0])
+            }
         }
+    });
+    let products = products.collect::<Result<Vec<_>>>()?;
+    if counting.is_empty() {
+        return Ok(products[0].clone());
     }
+    let all = Value::stack(&products.iter().collect::<Vec<_>>(), 0)?;
+    let all = all.reshape(&[count, &all.dims()[1..]].concat())?;
+    let axes = format!("{counting}{of_matrix}");
+    let places = result.chars().filter_map(|axis| axes.find(axis)).collect::<Vec<_>>();
+    all.transpose(&places)
 }
 
 /// The axes of a product by an adapter, as letters.

@@ -18,8 +18,8 @@ pub struct Params {
     /// The layers of stacks, or the pieces of each layer, where they are values of their own too. Names are those of
     /// `values` and `parts`.
     unstacked: BTreeMap<String, Vec<Value>>,
-    /// The pieces of one layer's kernels, where they are values of their own too: for each group, if the kernel has any,
-    /// as many along the next axis.
+    /// The pieces of one layer's kernels, where they are values of their own too: the matrices `[inputs, outputs]` that its
+    /// first axes count, or as many pieces of each, cut along the first of the inputs.
     pub(super) pieces: BTreeMap<String, Vec<Value>>,
 }
 
@@ -61,7 +61,7 @@ impl Params {
     }
 
     /// The same parameters, of whose stacks some have the layers as values of their own, or, where there are more, as
-    /// many pieces of each layer, cut along its first axes. [`scan_layers`] then writes layer after layer and no loop:
+    /// many matrices of each layer, which its first axes count, or pieces of matrices. [`scan_layers`] then writes layer after layer and no loop:
     /// a larger program, whose weights are not cut out of a stack in each turn.
     pub fn with_layers(mut self, layers: impl IntoIterator<Item = (String, Vec<Value>)>) -> Params {
         let short = |name: String| part_of(&name).map(str::to_owned).unwrap_or(name);
@@ -180,7 +180,8 @@ fn unrolled_layers(
     let mut outputs: Vec<Vec<Value>> = Vec::new();
     for index in 0..depth {
         let of_layer = |(name, stack): (&String, &Value)| match layers.unstacked.get(name) {
-            Some(own) if own.len() == depth => Ok((name.clone(), own[index].clone())),
+            // A part may be a matrix where the layer has more axes.
+            Some(own) if own.len() == depth => Ok((name.clone(), own[index].reshape(&stack.dims()[1..])?)),
             _ => Ok((name.clone(), stack.index_in_dim(0, index)?)),
         };
         let pieces = layers.unstacked.iter().filter(|(_, own)| own.len() > depth).map(|(name, own)| {

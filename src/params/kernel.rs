@@ -74,6 +74,16 @@ impl Kernel {
         })
     }
 
+    /// How many axes of one layer come before those that are summed over. They count matrices `[inputs, outputs]`.
+    pub fn num_counting_axes(&self) -> usize {
+        self.axes.chars().take_while(|axis| !self.inputs.contains(*axis)).count()
+    }
+
+    /// How many axes are summed over.
+    pub fn num_inputs(&self) -> usize {
+        self.inputs.len()
+    }
+
     /// Which axes of an array of this kernel are summed over, all layers and groups before them counted.
     pub fn input_axes(&self) -> Vec<usize> {
         let first = usize::from(self.is_stacked);

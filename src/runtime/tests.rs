@@ -275,7 +275,7 @@ fn parts_of_a_buffer_are_seen_without_copies() {
             return %y : tensor<16xf32>
         }",
     );
-    let layers = |axes: usize| Parting { axes, pieces: 1 };
+    let layers = |axes: usize| Parting { axes, pieces: 1, rows: 0 };
     let (before, negated) = Buffer::with_parts(&[(&stack, layers(2)), (&stack, layers(1))], |parts| {
         assert_eq!(parts.len(), 6 + 2);
         assert_eq!(parts[7].shape(), &Shape::new(DType::F32, [3, 16]));
@@ -297,21 +297,26 @@ fn parts_of_a_buffer_are_seen_without_copies() {
 
 #[test]
 fn stacks_are_cut_where_memory_and_extents_allow() {
-    let parts = |axes: usize, pieces: usize, dims: &[usize]| {
-        Parting { axes, pieces }
-            .parts_of(&Shape::new(DType::BF16, dims))
-            .map(|(n, part)| (n, part.dims().to_vec()))
+    let cut = |parting: Parting, dims: &[usize]| {
+        let parts = parting.parts_of(&Shape::new(DType::BF16, dims));
+        parts.map(|(count, part)| (count, part.dims().to_vec()))
     };
+    let parts = |axes, pieces, dims: &[usize]| cut(Parting { axes, pieces, rows: 0 }, dims);
     assert_eq!(parts(1, 1, &[4, 2, 32]), Some((4, vec![2, 32])));
     assert_eq!(parts(2, 1, &[4, 2, 32]), Some((8, vec![32])));
     assert_eq!(parts(1, 2, &[4, 2, 32]), Some((8, vec![1, 32])));
     assert_eq!(parts(1, 3, &[4, 2, 32]), None);
+    let matrices = |rows| cut(Parting { axes: 1, pieces: 2, rows }, &[4, 6, 2, 32]);
+    assert_eq!(matrices(2), Some((8, vec![6, 32])));
+    assert_eq!(matrices(1), Some((8, vec![3, 64])));
+    assert_eq!(matrices(4), None);
     // Parts of 60 bytes, of none, and of fewer axes than asked for.
     assert_eq!(parts(1, 1, &[4, 30]), None);
     assert_eq!(parts(1, 1, &[4, 0]), None);
     assert_eq!(parts(2, 1, &[4]), None);
     let client = cpu_client();
     let stack = upload(&client, &HostArray::new([4, 15], &[0.0f32; 60]).unwrap());
-    let count = Buffer::with_parts(&[(&stack, Parting { axes: 1, pieces: 1 })], |parts| parts.len()).unwrap();
+    let count = Buffer::with_parts(&[(&stack, Parting { axes: 1, pieces: 1, rows: 0 })], |parts| parts.len())
+        .unwrap();
     assert_eq!(count, 0);
 }

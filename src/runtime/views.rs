@@ -17,6 +17,8 @@ pub struct Parting {
     pub axes: usize,
     /// Each of those is cut into so many pieces along its first axis.
     pub pieces: usize,
+    /// So many axes of a piece are the rows of a matrix and the others its columns; 0 for pieces that stay as they are.
+    pub rows: usize,
 }
 
 impl Parting {
@@ -28,6 +30,10 @@ impl Parting {
         if self.pieces > 1 {
             let first = inner.first_mut().filter(|dim| dim.is_multiple_of(self.pieces))?;
             *first /= self.pieces;
+        }
+        if self.rows > 0 {
+            let (rows, columns) = inner.split_at_checked(self.rows)?;
+            inner = vec![rows.iter().product(), columns.iter().product()];
         }
         let part = Shape::new(shape.dtype(), inner);
         let is_aligned = part.num_bytes() > 0 && part.num_bytes().is_multiple_of(ALIGNMENT);
