@@ -13,7 +13,7 @@
 use std::time::Instant;
 
 use paligemma::array::DType;
-use paligemma::hlo;
+use paligemma::hlo::{self, EmitOptions};
 use paligemma::runtime::{
     Client, ClientOptions, CompileOptions, CompiledMemoryStats, CompiledProgram, Plugin, PluginKind,
     PluginRequest, Program, Topology, Wanted, discover,
@@ -50,7 +50,7 @@ fn main() -> Result<(), Error> {
 
     let start = Instant::now();
     let step = recipe.build();
-    let module = hlo::emit(&step.function, &step.emit_options())?;
+    let module = hlo::emit(&step.function, &EmitOptions { for_cpu: device == "cpu", ..step.emit_options() })?;
     let bytes = module.to_bytes();
     eprintln!("{} instructions, {} bytes, {:.2?}", module.num_instructions(), bytes.len(), start.elapsed());
     if let Some(file) = file {

@@ -460,6 +460,9 @@ fn a_run_trains_its_adapters_only_and_goes_on_where_it_stopped() {
         let (state, base) = (lab.state(run), lab.state("base"));
         let changed = |name: &String| base.get(name).is_some_and(|before| *before != state[name]);
         if run == "float" {
+            let other = [&constant[..], &["--arg", "steps=24", "--set", "lora.alpha=4"]].concat();
+            let stderr = lab.train(run, &other, 2);
+            assert!(stderr.contains("was written with lora.alpha 8, the config has 4; "), "{stderr}");
             assert!(state.keys().filter(|name| !name.starts_with("opt/")).all(|name| !changed(name)));
             assert!(
                 base.keys().filter(|name| name.starts_with("params/")).all(|name| state.contains_key(name))

@@ -14,4 +14,4 @@ pub use attention::{AttentionMask, Rope, multi_head_attention};
 pub use dropout::{Dropout, dropout};
 pub use layers::{dense, dense_general, gelu, layer_norm, patch_embedding, rms_norm};
 pub use numerics::{log_sum_exp, promote, softmax};
-pub use params::{Params, part_of, scan_layers};
+pub use params::{LORA_ALPHA, Params, part_of, scan_layers};

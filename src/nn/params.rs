@@ -34,8 +34,8 @@ pub(super) struct Lora {
 
 /// What belongs to a parameter has its name below one of these.
 const PARTS: [&str; 2] = ["lora/", "quant/"];
-/// The factor of all adapters.
-const ALPHA: &str = "lora/alpha";
+/// The factor of all adapters, `f32[]`.
+pub const LORA_ALPHA: &str = "lora/alpha";
 
 impl Params {
     pub fn new(builder: &Builder, values: impl IntoIterator<Item = (String, Value)>) -> Self {
@@ -49,7 +49,7 @@ impl Params {
             pieces: BTreeMap::new(),
         };
         for (name, value) in values {
-            if name == ALPHA {
+            if name == LORA_ALPHA {
                 params.lora.alpha = Some(value);
             } else if let Some(of) = part_of(&name) {
                 params.parts.insert(of.to_owned(), value);

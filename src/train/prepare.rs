@@ -16,8 +16,9 @@ use crate::config::{FrozenType, Horizon, Loaded, Reduction};
 use crate::data::{Batch, Loader, LoaderOptions, Remainder, Stream};
 use crate::exec;
 use crate::model::{LossConfig, PaliGemmaConfig, Reduction as LossReduction};
+use crate::nn::LORA_ALPHA;
 use crate::optim::Optimizer;
-use crate::params::ParamSpecs;
+use crate::params::{Init, ParamSpecs};
 use crate::pp::Env;
 use crate::report::metrics::read_metrics;
 use crate::report::overview::overview;
@@ -353,6 +354,13 @@ fn initial_values(
             if array.dims() != spec.shape.dims() {
                 let (saved, now) = (array.shape().to_string(), spec.shape.to_string());
                 return Err(Error::OtherRun { what: "a parameter of shape".to_owned(), saved, now });
+            }
+            // A setting that is kept as a parameter.
+            if let (LORA_ALPHA, Init::Constant(now)) = (spec.name.as_str(), &spec.init)
+                && array.to_f64() != [f64::from(*now as f32)]
+            {
+                let (what, saved) = ("lora.alpha".to_owned(), array.to_f64()[0].to_string());
+                return Err(Error::OtherRun { what, saved, now: now.to_string() });
             }
             Ok(array.cast(spec.shape.dtype()))
         })
