@@ -20,6 +20,7 @@ use crate::eval::{self, Evaluation, Shared};
 use crate::report::console::{Console, Progress, Status};
 use crate::report::events::EventWriter;
 use crate::report::metrics::MetricsWriter;
+use crate::report::units::number;
 use crate::runtime::{Buffer, Download};
 use crate::setup;
 
@@ -419,7 +420,7 @@ impl<'a> Run<'a> {
             let state = self.state.as_ref().expect("the state is there between steps");
             let outcome = evaluation.run(&state.params())?;
             let shown: Vec<String> =
-                outcome.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                outcome.metrics.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
             phase.done(&shown.join(", "));
             let most = self.request.loaded.config.report.examples;
             self.gallery.add(&evaluation.name, self.step, &outcome, most);

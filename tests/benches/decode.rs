@@ -6,49 +6,20 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use paligemma::array::{DType, HostArray, Shape};
 use paligemma::decode::{DecodeConfig, Decoder, Method, PromptBatch};
-use paligemma::graph::RematPolicy;
-use paligemma::model::{GemmaConfig, PaliGemmaConfig, PoolType, PosEmb, QueryNorm, SiglipConfig};
+use paligemma::model::PaliGemmaConfig;
 use paligemma::runtime::{Buffer, Client, ClientOptions, Plugin, PluginKind, PluginRequest};
 
 const PROMPT_LEN: usize = 64;
 const MAX_DECODE_LEN: usize = 64;
 
-/// 9 597 888 parameters.
+#[path = "../support/recipe.rs"]
+#[allow(dead_code, reason = "shared by tests, benchmarks and an example, of which none needs all")]
+mod recipe;
+
 fn small(cache_dtype: DType) -> PaliGemmaConfig {
-    PaliGemmaConfig {
-        img: SiglipConfig {
-            width: 192,
-            depth: 6,
-            mlp_dim: 768,
-            num_heads: 3,
-            patch_size: [14, 14],
-            pool_type: PoolType::None,
-            posemb: PosEmb::Learn,
-            dropout: 0.0,
-            dtype_mm: DType::F32,
-            remat_policy: RematPolicy::NothingSaveable,
-            head_zeroinit: false,
-        },
-        llm: GemmaConfig {
-            width: 256,
-            depth: 6,
-            mlp_dim: 1024,
-            num_heads: 4,
-            num_kv_heads: 1,
-            head_dim: 64,
-            vocab_size: 4096,
-            query_pre_attn_norm: QueryNorm::RsqrtHeadDim,
-            attn_logits_softcap: 0.0,
-            final_logits_softcap: 0.0,
-            post_norms: false,
-            dropout: 0.0,
-            remat_policy: RematPolicy::NothingSaveable,
-            embed_dtype: DType::F32,
-            cache_dtype,
-        },
-        image_size: [112, 112],
-        lora: None,
-    }
+    let mut model = recipe::small();
+    model.llm.cache_dtype = cache_dtype;
+    model
 }
 
 fn prompts(batch: usize) -> PromptBatch {
