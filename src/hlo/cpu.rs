@@ -1,5 +1,5 @@
-//! Products and reductions in the form that XLA's CPU compiler translates best. It means the same in any form, and the
-//! compilers of other devices choose theirs well.
+//! Products and reductions, as they are and in the form that XLA's CPU compiler translates best. Both mean the same, and
+//! the compilers of other devices choose a form of their own.
 
 use super::convert::{array, dot_dimension_numbers, dtype_of, ints, precision_number};
 use super::emit::{Computation, Emitter, Instruction};

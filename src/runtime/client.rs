@@ -164,17 +164,24 @@ impl Client {
     /// [`Error::InvalidArgument`] for a program that does not parse or verify, [`Error::ResourceExhausted`]
     /// where the compiler finds that it cannot fit.
     pub fn compile(&self, program: Program, options: &CompileOptions) -> Result<Executable, Error> {
-        let options = options.for_plugin(self.plugin()).encode();
+        let mut full = options.for_plugin(self.plugin());
         let program = program.to_ffi();
-        // SAFETY: all pointers are live until the call returns, and compiling does not write to the program.
-        let args = unsafe {
-            self.0.api.call(ffi::PJRT_Client_Compile_Args {
-                client: self.0.ptr,
-                program: &program,
-                compile_options: options.as_ptr().cast(),
-                compile_options_size: options.len(),
-                ..Struct::zeroed()
-            })?
+        let args = loop {
+            let encoded = full.encode();
+            // SAFETY: all pointers are live until the call returns, and compiling does not write to the program.
+            let compiled = unsafe {
+                self.0.api.call(ffi::PJRT_Client_Compile_Args {
+                    client: self.0.ptr,
+                    program: &program,
+                    compile_options: encoded.as_ptr().cast(),
+                    compile_options_size: encoded.len(),
+                    ..Struct::zeroed()
+                })
+            };
+            match compiled {
+                Ok(args) => break args,
+                Err(error) => full = options.without_unknown(full, &error).ok_or(error)?,
+            }
         };
         // SAFETY: the executable is new and of this client.
         unsafe { Executable::new(self.clone(), args.executable) }

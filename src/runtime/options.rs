@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use super::ffi::{self, Struct};
-use super::{Plugin, PluginKind, proto};
+use super::{Error, Plugin, PluginKind, Status, proto};
 
 /// The form a program comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,6 +148,15 @@ impl CompileOptions {
         options
     }
 
+    /// `full`, which [`for_plugin`](Self::for_plugin) made of these options, without the flag that a compilation failed for
+    /// because the plugin, newer or older than those this was written with, has none of its name. `None` where it failed for
+    /// another reason, or these options ask for the flag themselves.
+    pub(super) fn without_unknown(&self, mut full: CompileOptions, error: &Error) -> Option<CompileOptions> {
+        let Error::InvalidArgument(Status { message, .. }) = error else { return None };
+        let flag = message.strip_prefix("No such compile option: '")?.split('\'').next()?;
+        (!self.flags.contains_key(flag) && full.flags.remove(flag).is_some()).then_some(full)
+    }
+
     /// A serialized `xla::CompileOptionsProto`; equal options give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let device_assignment = (!self.device_ids.is_empty()).then(|| proto::DeviceAssignmentProto {
@@ -200,6 +209,20 @@ mod tests {
     use pretty_assertions::assert_eq;
 
     use super::*;
+
+    #[test]
+    fn only_flags_that_were_not_asked_for_are_left_out() {
+        let asked = CompileOptions::default().with_flag("a", 1i64);
+        let full = asked.clone().with_flag("b", 2i64);
+        let failed = |message: &str| {
+            let status = Status { call: "PJRT_Client_Compile", message: message.to_owned() };
+            asked.without_unknown(full.clone(), &Error::InvalidArgument(status))
+        };
+        assert_eq!(failed("No such compile option: 'b'"), Some(asked.clone()));
+        assert_eq!(failed("No such compile option: 'a'"), None);
+        assert_eq!(failed("No such compile option: 'c'"), None);
+        assert_eq!(failed("While setting option b, 'x' is not a valid int32 value."), None);
+    }
 
     #[test]
     fn equal_options_have_equal_bytes_and_read_back() {
