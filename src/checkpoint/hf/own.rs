@@ -18,11 +18,11 @@ use crate::checkpoint::file::{directory_of, rename};
 use crate::checkpoint::reader::check_size;
 use crate::checkpoint::variant::{Sizes, Undetected};
 use crate::checkpoint::{Error, Reader, open_as_is, safetensors};
+use crate::nn::LORA_ALPHA;
 use crate::params::{Kernel, KernelDims};
 
 /// Below which prefix own adapters lie.
 const LORA: &str = "lora/";
-const ALPHA: &str = "lora/alpha";
 
 /// Arrays in memory.
 pub(super) struct Arrays {
@@ -52,7 +52,7 @@ impl Reader for Arrays {
 
 /// Whether a reader's parameters have adapters of this program beside them.
 pub fn has_adapters<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
-    names.into_iter().any(|name| name == ALPHA)
+    names.into_iter().any(|name| name == LORA_ALPHA)
 }
 
 /// An entry's kernel, if it is one that adapters are for.
@@ -98,13 +98,13 @@ type OwnChanges = (IndexMap<String, HostArray>, IndexMap<String, Change>);
 /// Own adapters as PEFT's tensors, and what they do to Hugging Face's.
 fn own_changes<'a>(own: &dyn Reader, base: &dyn Fn(&str) -> Option<&'a Shape>) -> Result<OwnChanges, Error> {
     let fail = |problem| in_file(own.path())(problem);
-    if own.find(ALPHA).is_none() {
+    if own.find(LORA_ALPHA).is_none() {
         return Err(Error::NoAdapters { path: own.path().to_owned() });
     }
-    let alpha = own.read(ALPHA)?.to_f64().first().copied().unwrap_or(0.0);
+    let alpha = own.read(LORA_ALPHA)?.to_f64().first().copied().unwrap_or(0.0);
     let sizes = sizes_of(base).map_err(fail)?;
     let mut left: Vec<&str> = own.names();
-    left.retain(|name| name.starts_with(LORA) && *name != ALPHA);
+    left.retain(|name| name.starts_with(LORA) && *name != LORA_ALPHA);
     let (mut arrays, mut changes) = (IndexMap::new(), IndexMap::new());
     for entry in entries(&sizes) {
         let Some(dims) = kernel_of(&entry) else { continue };
@@ -178,7 +178,7 @@ pub fn write_peft<'a>(
         return Err(Error::Exists { path: target.to_owned() });
     }
     let (arrays, changes) = own_changes(own, base)?;
-    let alpha = own.read(ALPHA)?.to_f64().first().copied().unwrap_or(0.0);
+    let alpha = own.read(LORA_ALPHA)?.to_f64().first().copied().unwrap_or(0.0);
     let mut rank = 0;
     let mut modules = Vec::new();
     let mut use_dora = false;
@@ -276,7 +276,7 @@ fn of_peft(adapter: &Adapter, sizes: &Sizes) -> Result<Vec<(String, HostArray)>,
         return Err(Error::NoAdapters { path: adapter.directory().to_owned() });
     };
     let f32s = |dims: Vec<usize>| HostArray::zeros(Shape::new(DType::F32, dims));
-    let mut found = vec![("lora/alpha".to_owned(), HostArray::scalar(common * rank as f32))];
+    let mut found = vec![(LORA_ALPHA.to_owned(), HostArray::scalar(common * rank as f32))];
     for entry in entries(sizes) {
         let Some(dims) = kernel_of(&entry) else { continue };
         if !entry.keys.iter().any(|key| left.contains_key(key)) {
