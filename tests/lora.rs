@@ -308,6 +308,19 @@ fn adapters_come_back_from_pefts_format() {
     let file = safetensors::Safetensors::open(&hf::Adapter::weights_path(&dir.path().join("peft2"))).unwrap();
     let name = "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_B.weight";
     assert_eq!(file.shape(name).unwrap().dims(), [24, 3]);
+
+    // The image tower has had two names since transformers 4.52.
+    assert!(modules.contains(&"encoder.layers.0.mlp.fc1".into()), "{modules:?}");
+    let [old, new] = ["vision_tower.vision_model", "vision_tower"]
+        .map(|tower| format!("base_model.model.model.{tower}.encoder.layers.0.mlp.fc1.lora_A.weight"));
+    assert_eq!(file.read(&old).unwrap(), file.read(&new).unwrap());
+    let mut tensors: IndexMap<String, HostArray> =
+        file.names().into_iter().map(|name| (name.to_owned(), file.read(name).unwrap())).collect();
+    tensors[&new].bytes_mut()[0] ^= 1;
+    let path = hf::Adapter::weights_path(&dir.path().join("peft2"));
+    safetensors::write(&path, &tensors, &BTreeMap::new()).unwrap();
+    let error = hf::Adapter::open(&dir.path().join("peft2")).err().unwrap().to_string();
+    assert!(error.contains("two changes of model.vision_tower"), "{error}");
 }
 
 #[test]

@@ -170,6 +170,25 @@ fn magnitude(weights: &Safetensors, a: &str, suffix: &str) -> Option<String> {
     names.into_iter().find(|name| weights.find(name).is_some())
 }
 
+/// Whether two changes of one tensor are the same one under two names.
+fn is_same(weights: &Safetensors, one: &Change, other: &Change) -> bool {
+    let are_equal = |one: &str, other: &str| matches!((weights.read(one), weights.read(other)), (Ok(one), Ok(other)) if one == other);
+    match (one, other) {
+        (
+            Change::Add { a, b, scale, magnitude },
+            Change::Add { a: a2, b: b2, scale: scale2, magnitude: m2 },
+        ) => {
+            let are_magnitudes_equal = match (magnitude, m2) {
+                (Some(one), Some(other)) => are_equal(one, other),
+                (one, other) => one == other,
+            };
+            scale == scale2 && are_equal(a, a2) && are_equal(b, b2) && are_magnitudes_equal
+        }
+        (Change::Replace { tensor }, Change::Replace { tensor: other }) => are_equal(tensor, other),
+        _ => false,
+    }
+}
+
 fn changes(weights: &Safetensors, config: &Config) -> Result<IndexMap<String, Change>, Problem> {
     let mut changes = IndexMap::new();
     let mut unknown = Vec::new();
@@ -205,9 +224,11 @@ fn changes(weights: &Safetensors, config: &Config) -> Result<IndexMap<String, Ch
         };
         match key(&module) {
             Key::Parameter(canonical) => {
-                if changes.insert(canonical, change).is_some() {
+                let known = changes.get(&canonical);
+                if known.is_some_and(|known| !is_same(weights, known, &change)) {
                     return Err(Problem::UnsupportedAdapter { what: format!("two changes of {module}") });
                 }
+                changes.entry(canonical).or_insert(change);
             }
             _ => unknown.push(name.to_owned()),
         }

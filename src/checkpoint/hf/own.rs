@@ -152,7 +152,10 @@ fn own_changes<'a>(own: &dyn Reader, base: &dyn Fn(&str) -> Option<&'a Shape>) -
 /// What PEFT calls magnitudes in its files.
 pub(super) const MAGNITUDE: &str = "lora_magnitude_vector";
 
-/// The module of a tensor as PEFT names it for transformers since 4.52, of which the towers lie side by side.
+/// What PEFT calls the image tower for transformers 4.52 to 5.0, and for later versions.
+const IMAGE_TOWERS: [&str; 2] = ["model.vision_tower.vision_model.", "model.vision_tower."];
+
+/// The module of a tensor as PEFT names it for transformers 4.52 to 5.0.
 fn module(key: &str) -> String {
     let module = key.strip_suffix(".weight").unwrap_or(key);
     match module.strip_prefix("language_model.model.") {
@@ -162,6 +165,9 @@ fn module(key: &str) -> String {
 }
 
 /// Writes own adapters as a directory that PEFT loads: `adapter_config.json` and `adapter_model.safetensors`.
+///
+/// PEFT passes over tensors whose names it does not find, without a word. So those of the image tower, which has had two
+/// names since transformers 4.52, are there under both.
 ///
 /// `base_name` is the model on the hub or the directory that it will be loaded beside. `base` tells the shapes of the
 /// model's parameters.
@@ -177,15 +183,17 @@ pub fn write_peft<'a>(
     if target.symlink_metadata().is_ok() {
         return Err(Error::Exists { path: target.to_owned() });
     }
-    let (arrays, changes) = own_changes(own, base)?;
+    let (mut arrays, changes) = own_changes(own, base)?;
     let alpha = own.read(LORA_ALPHA)?.to_f64().first().copied().unwrap_or(0.0);
     let mut rank = 0;
     let mut modules = Vec::new();
     let mut use_dora = false;
+    let [old, new] = IMAGE_TOWERS;
     for change in changes.values() {
         let Change::Add { a, magnitude, .. } = change else { continue };
         let path = a.strip_prefix("base_model.model.").and_then(|name| name.strip_suffix(".lora_A.weight"));
-        modules.extend(path.map(str::to_owned));
+        // PEFT takes the end of a module's name too, which is the same under both names.
+        modules.extend(path.map(|path| path.strip_prefix(old).unwrap_or(path).to_owned()));
         rank = arrays[a].dims()[0];
         use_dora |= magnitude.is_some();
     }
@@ -204,10 +212,15 @@ pub fn write_peft<'a>(
         "init_lora_weights": true,
         "inference_mode": true,
     });
+    let of_image: Vec<(String, HostArray)> = arrays
+        .iter()
+        .filter(|(name, _)| name.contains(old))
+        .map(|(name, array)| (name.replace(old, new), array.clone()))
+        .collect();
+    arrays.extend(of_image);
     let mut builder = tempfile::Builder::new();
     let directory = builder.prefix(".adapter-").suffix(".tmp").tempdir_in(directory_of(target));
     let directory = directory.map_err(Error::io("create", target))?;
-    let count = arrays.len();
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::write(&Adapter::weights_path(directory.path()), &arrays, &metadata)?;
     let path = directory.path().join(CONFIG_NAME);
@@ -215,7 +228,7 @@ pub fn write_peft<'a>(
     rename(directory.path(), target)?;
     // It has its final name and is no longer there to be removed.
     let _ = directory.keep();
-    Ok(count)
+    Ok(arrays.len())
 }
 
 /// Own adapters, by name, of a run's workdir, a file that holds them, or a directory of PEFT's. `base` tells the
