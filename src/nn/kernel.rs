@@ -105,6 +105,9 @@ impl Params {
 
 /// `x` times a kernel of these extents in pieces: the matrices that its first axes count, or parts of each along its first
 /// input. The products do not depend on each other, so that they may run at the same time.
+///
+/// They are products of vectors and matrices as the pieces are them. Were a piece given its axes back, the compiler would
+/// make its product one loop with that, of one thread and in an order that no cache likes.
 #[track_caller]
 fn product_of_pieces(x: &Value, spec: &str, dims: &[usize], pieces: &[Value]) -> Result<Value> {
     let unknown = || x.builder().error(format!("cannot cut the kernel of \"{spec}\" into {}", pieces.len()));
@@ -113,27 +116,30 @@ fn product_of_pieces(x: &Value, spec: &str, dims: &[usize], pieces: &[Value]) ->
     let first_input = kernel.find(|axis| !result.contains(axis)).ok_or_else(unknown)?;
     let (counting, matrix) = kernel.split_at(first_input);
     let (count, dims) = dims.split_at_checked(first_input).ok_or_else(unknown)?;
+    let num_inputs = matrix.chars().take_while(|axis| !result.contains(*axis)).count();
+    let (inputs, outputs) = matrix.split_at(num_inputs);
+    let kept = operand.strip_suffix(inputs).ok_or_else(unknown)?;
     let num_parts = pieces.len() / count.iter().product::<usize>();
-    let along = matrix.chars().next().and_then(|axis| operand.find(axis)).ok_or_else(unknown)?;
-    let of_matrix: String = result.chars().filter(|axis| !counting.contains(*axis)).collect();
-    let part_spec = format!("{operand},{matrix}->{of_matrix}");
     let rows = dims[0] / num_parts;
+    let depth = rows * dims[1..num_inputs].iter().product::<usize>();
+    let of_rows = x.dims()[..kept.len()].to_vec();
 
     let products = pieces.chunks(num_parts).map(|parts| {
         let products = parts.iter().enumerate().map(|(i, part)| {
-            let x = x.slice_in_dim(along, i * rows, (i + 1) * rows)?;
-            let part = part.reshape(&[&[rows], &dims[1..]].concat())?.convert(x.dtype())?;
-            x.einsum(&part_spec, &part)
+            let x = x.slice_in_dim(kept.len(), i * rows, (i + 1) * rows)?;
+            let x = x.reshape(&[&of_rows[..], &[depth]].concat())?;
+            x.einsum(&format!("{kept}k,kn->{kept}n"), &part.convert(x.dtype())?)
         });
         let products = products.collect::<Result<Vec<_>>>()?;
-        match products.as_slice() {
-            [product] => Ok(product.clone()),
+        let product = match products.as_slice() {
+            [product] => product.clone(),
             parts => {
                 let stacked = Value::stack(&parts.iter().collect::<Vec<_>>(), 0)?;
                 // Or the compiler would add each product to the one before, and wait for it.
-                Value::optimization_barrier(&[&stacked])?[0].reduce_sum(&[0])
+                Value::optimization_barrier(&[&stacked])?[0].reduce_sum(&[0])?
             }
-        }
+        };
+        product.reshape(&[&of_rows[..], &dims[num_inputs..]].concat())
     });
     let products = products.collect::<Result<Vec<_>>>()?;
     if counting.is_empty() {
@@ -141,7 +147,7 @@ fn product_of_pieces(x: &Value, spec: &str, dims: &[usize], pieces: &[Value]) ->
     }
     let all = Value::stack(&products.iter().collect::<Vec<_>>(), 0)?;
     let all = all.reshape(&[count, &all.dims()[1..]].concat())?;
-    let axes = format!("{counting}{of_matrix}");
+    let axes = format!("{counting}{kept}{outputs}");
     let places = result.chars().filter_map(|axis| axes.find(axis)).collect::<Vec<_>>();
     all.transpose(&places)
 }
