@@ -2,6 +2,7 @@
 //! PEFT's format, and what a base in few bits costs and saves.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -319,8 +320,9 @@ fn adapters_come_back_from_pefts_format() {
     tensors[&new].bytes_mut()[0] ^= 1;
     let path = hf::Adapter::weights_path(&dir.path().join("peft2"));
     safetensors::write(&path, &tensors, &BTreeMap::new()).unwrap();
-    let error = hf::Adapter::open(&dir.path().join("peft2")).err().unwrap().to_string();
-    assert!(error.contains("two changes of model.vision_tower"), "{error}");
+    let error = hf::Adapter::open(&dir.path().join("peft2")).err().unwrap();
+    let cause = error.source().unwrap().to_string();
+    assert!(cause.contains("two changes of model.vision_tower"), "{cause}");
 }
 
 #[test]
